@@ -1,0 +1,421 @@
+"""Read ``geckosched.toml`` into the values that the core takes.
+
+The way of a file: find it (:func:`find_configuration`), parse it, check every table against its pydantic model,
+and hand back a frozen :class:`Configuration`. What stands in ``[collectors.X]`` beside our own keys belongs to
+the collector, whose ``Options`` are known only when its plugin is loaded: the core then calls
+:meth:`Configuration.read_options`.
+
+Whatever is wrong with a file is one :class:`~geckosched.core.ConfigError` of one line that says where (file,
+table, key), what was found and what is allowed::
+
+    geckosched.toml: [collectors.weather] evry: unknown key, did you mean "every"?
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, time, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
+
+from geckosched.core import Budget, ConfigError, SchedulerConfig, parse_duration, parse_interval
+
+__all__ = [
+    "DEFAULT_FILE",
+    "OUR_COLLECTOR_KEYS",
+    "Configuration",
+    "find_configuration",
+    "find_database",
+    "load_configuration",
+    "read_options",
+]
+
+DEFAULT_FILE = Path("geckosched.toml")
+
+Table = Mapping[str, Any]
+
+# -- What may stand in which table -----------------------------------------------------------------------------
+
+
+def _with_unit(parse: Callable[[str], int], what: str, example: str) -> Callable[[object], object]:
+    """Return a check for text with a unit; a bare number could mean seconds as well as minutes."""
+
+    def check(value: object) -> object:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            raise ValueError(f'{what} needs a unit, such as "{example}"; found {_found(value)}')
+        if not isinstance(value, str):
+            raise ValueError(f'must be {what}, such as "{example}"; found {_found(value)}')
+        if re.fullmatch(r"\s*[+-]?[\d.]+\s*", value):
+            raise ValueError(f'{what} needs a unit, such as "{example}"; found {_found(value)}')
+        if parse(value) <= 0:
+            raise ValueError(f'{what} must be longer than zero, such as "{example}"; found {_found(value)}')
+        return value
+
+    return check
+
+
+def _time_of_day(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value):
+        raise ValueError(f'must be a time of the day in quotes, such as "02:30"; found {_found(value)}')
+    return value
+
+
+_Duration = Annotated[str, BeforeValidator(_with_unit(parse_duration, "a duration", "30s"))]
+_Interval = Annotated[str, BeforeValidator(_with_unit(parse_interval, "an interval", "10m"))]
+_TimeOfDay = Annotated[str, BeforeValidator(_time_of_day)]
+_AtLeastOne = Annotated[int, Field(ge=1)]
+
+
+class _Table(BaseModel):
+    """A table whose keys are all ours; a key that the file leaves out stays unset."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class _SchedulerTable(_Table):
+    database: str = ""
+    timezone: str = ""
+    max_workers: _AtLeastOne = 1
+    executor: str = ""
+    max_consecutive_errors: _AtLeastOne = 1
+    error_recovery_delay: _Duration = ""
+    max_recovery_delay: _Duration = ""
+    timeout: _Duration = ""
+    catchup: Literal["latest", "none"] = "latest"
+    shutdown_timeout: _Duration = ""
+    health_check_interval: _Duration = ""
+    retention_days: _AtLeastOne = 1
+    retention_runs: _AtLeastOne = 1
+
+
+class _PluginsTable(_Table):
+    disable: list[str] = []
+    load: list[str] = []
+
+
+class _BudgetTable(_Table):
+    rate: str = ""
+    burst: _AtLeastOne = 1
+
+
+class _CollectorTable(_Table):
+    """Our part of ``[collectors.X]``; the rest is the collector's Options."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    use: str = ""
+    every: _Interval = ""
+    at: _TimeOfDay = ""
+    timeout: _Duration = ""
+    priority: int = 0
+    max_consecutive_errors: _AtLeastOne = 1
+    quiet: _Duration = ""
+    enabled: bool = True
+
+
+OUR_COLLECTOR_KEYS = tuple(_CollectorTable.model_fields)
+_TABLES = ("scheduler", "plugins", "budgets", "collectors")
+
+
+# -- The result ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What a configuration says, checked as far as it can be without loading a plugin.
+
+    ``collectors`` maps job ids to their tables as they stand in the file, ours and the collector's options
+    together; ``plugin_settings`` maps plugin names to theirs. ``path`` is None without a file.
+    """
+
+    path: Path | None = None
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    disable: tuple[str, ...] = ()
+    load: tuple[Path, ...] = ()
+    only_plugins: tuple[str, ...] | None = None
+    plugin_settings: Mapping[str, Table] = field(default_factory=dict)
+    collectors: Mapping[str, Table] = field(default_factory=dict)
+
+    def where(self, text: str) -> str:
+        """Put the file's name in front of an error text that begins with a table."""
+        return f"{self.path}: {text}" if self.path else text
+
+    def read_options(self, options_type: type, table: Table, where: str) -> Any:
+        """Build a collector's options from its table; :func:`read_options` with this file's name and folder."""
+        folder = self.path.parent if self.path else Path()
+        return read_options(options_type, table, self.where(where), folder=folder)
+
+
+def find_configuration(named: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the file to read: ``named``, else ``GECKOSCHED_CONFIG``, else ``./geckosched.toml`` if it is there.
+
+    A file that somebody named and that is missing is an error; having none at all is not.
+    """
+    from_environment = environ.get("GECKOSCHED_CONFIG")
+    if named is not None:
+        path, source = named, "--config"
+    elif from_environment:
+        path, source = Path(from_environment), "GECKOSCHED_CONFIG"
+    else:
+        return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file, named by {source}")
+    return path
+
+
+def load_configuration(named: Path | None = None, environ: Mapping[str, str] = os.environ) -> Configuration:
+    """Read and check the configuration that :func:`find_configuration` finds."""
+    only = environ.get("GECKOSCHED_LOAD_PLUGINS")
+    only_plugins = tuple(name.strip() for name in only.split(",") if name.strip()) if only else None
+    path = find_configuration(named, environ)
+    if path is None:
+        return Configuration(only_plugins=only_plugins)
+    document = _parse(path)
+    for name, table in document.items():
+        if name not in _TABLES:
+            raise ConfigError(f"{path}: {_unknown_table(name, table)}")
+        _expect_table(f"{path}: [{name}]", table)
+    plugins, settings = _read_plugins(path, document.get("plugins", {}))
+    collectors = {
+        job_id: _expect_table(f"{path}: [collectors.{job_id}]", table)
+        for job_id, table in document.get("collectors", {}).items()
+    }
+    for job_id, table in collectors.items():
+        _read_table(_CollectorTable, table, f"{path}: [collectors.{job_id}]")
+    return Configuration(
+        path=path,
+        scheduler=_read_scheduler(path, document.get("scheduler", {}), document.get("budgets", {})),
+        disable=tuple(plugins.disable),
+        load=tuple(path.parent / entry for entry in plugins.load),
+        only_plugins=only_plugins,
+        plugin_settings=settings,
+        collectors=collectors,
+    )
+
+
+def find_database(named: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the database that a configuration names although something in it is wrong, else None.
+
+    For ``geckosched status``, which has something to show while an operator is still mending the file.
+    """
+    try:
+        path = find_configuration(named, environ)
+        database = _parse(path)["scheduler"]["database"] if path else None
+    except (ConfigError, LookupError, TypeError):
+        return None
+    return path.parent / database if path and isinstance(database, str) else None
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text, which TOML has to be") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        # The place stands at the end of the message, on Python 3.11 to 3.13 there only.
+        said = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", str(error), re.DOTALL)
+        if said is None:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from error
+        line = said[2] or str(text.count("\n") + 1)
+        raise ConfigError(f"{path}: line {line}: not valid TOML: {said[1]}") from error
+
+
+def _read_scheduler(path: Path, table: Table, budgets: Table) -> SchedulerConfig:
+    where = f"{path}: [scheduler]"
+    values = _read_table(_SchedulerTable, table, where).model_dump(exclude_unset=True)
+    if "database" in values:
+        values["database"] = path.parent / values["database"]
+    known_budgets = _read_budgets(path, budgets)
+    try:
+        return SchedulerConfig(**values, budgets=known_budgets)
+    except ConfigError as error:
+        raise ConfigError(f"{where} {error}") from error
+
+
+def _read_budgets(path: Path, tables: Table) -> dict[str, Budget]:
+    budgets = {}
+    for name, table in tables.items():
+        where = f"{path}: [budgets.{name}]"
+        values = _read_table(_BudgetTable, _expect_table(where, table), where)
+        try:
+            budgets[name] = Budget(name, **values.model_dump(exclude_unset=True))
+        except ConfigError as error:
+            raise ConfigError(f"{where} {error}") from error
+    return budgets
+
+
+def _read_plugins(path: Path, table: Table) -> tuple[_PluginsTable, dict[str, Table]]:
+    """Part ``[plugins]`` into our keys and the plugins' own tables, which are theirs to check."""
+    settings = {name: value for name, value in table.items() if isinstance(value, dict)}
+    for key in _PluginsTable.model_fields:
+        if key in settings:
+            raise ConfigError(f"{path}: [plugins] {key}: must be a list of texts; found a table")
+    ours = {key: value for key, value in table.items() if key not in settings}
+    return _read_table(_PluginsTable, ours, f"{path}: [plugins]"), settings
+
+
+# -- A collector's options -------------------------------------------------------------------------------------
+
+
+def read_options(options_type: type, table: Table, where: str, *, folder: Path = Path()) -> Any:
+    """Build a collector's ``Options`` from the keys of its table that are not ours.
+
+    Values must have the field's declared type: text, whole and other numbers, true and false, ``timedelta`` (a
+    duration such as "6h"), ``Path`` (relative to ``folder``, the configuration's), ``Literal``, and optional
+    values, lists and dicts of these. Unknown and missing keys, wrong types and whatever ``__post_init__`` objects
+    to raise ConfigError; its text begins with ``where``, and an unknown key is compared with our keys too.
+    """
+    fields = {each.name: each for each in dataclasses.fields(options_type) if each.init}
+    for key in table:
+        if key not in fields:
+            raise ConfigError(f"{where} {key}: {_unknown_key(key, [*fields, *OUR_COLLECTOR_KEYS])}")
+    for name, each in fields.items():
+        required = each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+        if required and name not in table:
+            raise ConfigError(f"{where} {name}: missing; the collector needs it")
+    values = {}
+    for key, adapter in _option_adapters(options_type, folder, where).items():
+        if key in table:
+            try:
+                # As JSON, which has TOML's types, so that strict means strict and a list can still be a tuple.
+                values[key] = adapter.validate_json(json.dumps(table[key], default=str), strict=True)
+            except ValidationError as error:
+                raise ConfigError(f"{where} {_first_error(error, {key: table[key]}, (key,))}") from error
+    try:
+        return options_type(**values)
+    except Exception as error:
+        raise ConfigError(f"{where}: {_one_line(error)}") from error
+
+
+def _option_adapters(options_type: type, folder: Path, where: str) -> dict[str, TypeAdapter[Any]]:
+    """Return what reads each field; the types are the plugin author's, so they can be wrong, too."""
+    adapters: dict[str, TypeAdapter[Any]] = {}
+    try:
+        hints = typing.get_type_hints(options_type, include_extras=True)
+        for each in dataclasses.fields(options_type):
+            adapters[each.name] = TypeAdapter(_as_in_toml(hints[each.name], folder))
+    except (PydanticUserError, PydanticUndefinedAnnotation, NameError, TypeError) as error:
+        raise ConfigError(f"{where}: the types of {options_type.__qualname__} can't be read: {_one_line(error)}") from error
+    return adapters
+
+
+def _as_in_toml(hint: Any, folder: Path) -> Any:
+    """Return the type with every ``timedelta`` in it read as a duration, every ``Path`` relative to ``folder``."""
+    if hint is timedelta:
+        return Annotated[timedelta, BeforeValidator(_to_timedelta)]
+    if hint is Path:
+        return Annotated[Path, AfterValidator(lambda path: folder / path)]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is None or origin is Literal:
+        return hint
+    if origin is Annotated:
+        return Annotated[(_as_in_toml(arguments[0], folder), *arguments[1:])]
+    inner = tuple(_as_in_toml(each, folder) for each in arguments)
+    return Union[inner] if origin in (Union, types.UnionType) else origin[inner]
+
+
+def _to_timedelta(value: object) -> object:
+    _with_unit(parse_duration, "a duration", "30s")(value)
+    return timedelta(microseconds=parse_duration(typing.cast(str, value)))
+
+
+# -- Errors in one line ----------------------------------------------------------------------------------------
+
+_Model = TypeVar("_Model", bound=_Table)
+
+_IN_WORDS = {
+    "string_type": "must be text in quotes",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be a table",
+}
+
+
+def _read_table(model: type[_Model], table: Table, where: str) -> _Model:
+    for key in table:
+        if key not in model.model_fields and model.model_config["extra"] == "forbid":
+            raise ConfigError(f"{where} {key}: {_unknown_key(key, model.model_fields)}")
+    try:
+        return model.model_validate(dict(table))
+    except ValidationError as error:
+        raise ConfigError(f"{where} {_first_error(error, table)}") from error
+
+
+def _expect_table(where: str, value: object) -> Table:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: must be a table; found {_found(value)}")
+    return value
+
+
+def _first_error(error: ValidationError, table: object, above: tuple[str, ...] = ()) -> str:
+    """Say the first thing that is wrong: where, what is allowed, what was found.
+
+    A union reports each of its types, with the type's name in the place; what the place then no longer leads to
+    is left out, and the types are joined by "or".
+    """
+    places = []
+    for each in error.errors(include_url=False):
+        value, place = table, ""
+        for step in (*above, *each["loc"]):
+            try:
+                value = value[step]  # type: ignore[index]
+            except (LookupError, TypeError):
+                break
+            place += f"[{step}]" if isinstance(step, int) else f".{step}" if place else str(step)
+        said = _IN_WORDS.get(each["type"]) or each["msg"].replace("Input should be", "must be").replace("greater than or equal to", "at least")
+        own_words = each.get("ctx", {}).get("error")
+        places.append((place, str(own_words) if own_words else said, value, own_words is not None))
+    place, said, value, own_words = places[0]
+    if own_words:
+        return f"{place}: {said}"
+    allowed = dict.fromkeys(text.removeprefix("must be ") for at, text, _, _ in places if at == place)
+    return f"{place}: {'must be ' if said.startswith('must be ') else ''}{' or '.join(allowed)}; found {_found(value)}"
+
+
+def _unknown_table(name: str, value: object) -> str:
+    if isinstance(value, dict):
+        near = difflib.get_close_matches(name, _TABLES, n=1)
+        advice = f"did you mean [{near[0]}]?" if near else "allowed: " + ", ".join(f"[{each}]" for each in _TABLES)
+        return f"[{name}]: unknown table, {advice}"
+    if name in _SchedulerTable.model_fields:
+        return f"{name}: outside of any table, it belongs into [scheduler]"
+    return f"{name}: outside of any table, allowed: " + ", ".join(f"[{each}]" for each in _TABLES)
+
+
+def _unknown_key(key: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(key, known, n=1)
+    return f'unknown key, did you mean "{near[0]}"?' if near else f"unknown key, allowed: {', '.join(known)}"
+
+
+def _found(value: object) -> str:
+    """Show a value as the file has it, shortened."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, (date, time)):
+        return str(value)
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _one_line(error: Exception) -> str:
+    said = " ".join(str(error).split())
+    return said if said and isinstance(error, ValueError) else f"{type(error).__name__}: {said}".rstrip(": ")

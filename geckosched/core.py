@@ -1,0 +1,3757 @@
+"""geckosched in one file: run collectors on schedule, leave failing services in peace, lose no row, say what happened.
+
+A collector is plugin code that fetches rows. A job is one scheduled use of it. At each slot of a job's grid the
+ticker admits a run; the writer commits the run's row; a worker calls `collect(run)`; every yield is one transaction
+of rows and cursor; and the run ends in exactly one outcome, which the job's breaker hears.
+
+What *decides* is a plain object or function that is told the time: intervals, `Timetable`, `Breaker`, `Ledger`,
+`admit`, `conclude`, `health_of`. What *waits* is one of four loops: the ticker (owns the jobs), the workers (run plugin
+code), the writer (owns the only writing connection) and the watcher (leadership, requests, heartbeat). Deciders never
+wait, loops never decide; loops speak through inboxes, and no lock is held while plugin code runs.
+
+Reading order, leaf first:
+
+     1  Errors and signals       what goes wrong, and what a collector may say by raising
+     2  Words                    enums and frozen values; the settings
+     3  Time                     Clock, Inbox, moments as text
+     4  Intervals, Timetable     grids of slots in UTC; a schedule.Scheduler with a heap
+     5  Breaker                  per job: who may run
+     6  Budget                   per service: who may call
+     7  Collectors               Collector, @collector, Batch, RunContext
+     8  Plugins                  hook specifications, CollectorRegistry
+     9  Store                    schema, writer with group commit and fence, readers
+    10  One run                  admission, execution, outcome: the heart
+    11  Leadership, requests     one process runs the jobs, the others ask
+    12  The ticker               owns the timetable and every job's bookkeeping
+    13  CollectionScheduler      what callers see
+
+Times inside are whole microseconds since the epoch in UTC; outside they are aware datetimes, in SQL text. The file
+works when copied alone beside pluggy, schedule and sqlite-utils. It needs POSIX (flock).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import copy
+import dataclasses
+import difflib
+import fcntl
+import hashlib
+import heapq
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import itertools
+import json
+import logging
+import math
+import os
+import queue
+import re
+import signal
+import socket
+import sqlite3
+import sys
+import threading
+import time
+import traceback
+import uuid
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import pluggy
+import schedule
+
+__version__ = "0.1.0"
+
+log = logging.getLogger("geckosched")
+
+# ======================================================================================================================
+# 1  Errors and signals
+# ======================================================================================================================
+
+
+class GeckoschedError(Exception):
+    """Base of all errors that geckosched raises; `str(error)` is one line.
+
+    GeckoschedError
+     ├── ConfigError (ValueError)       a setting, an option, an interval
+     ├── PluginError                    a plugin that can't be used
+     ├── StoreError                     the SQLite file
+     ├── UnknownJob (LookupError)       .job_id, .matches
+     ├── DuplicateJob (ValueError)      .job_id
+     └── SchedulerClosed (RuntimeError) the call needs a scheduler that is not stopping
+    """
+
+
+class ConfigError(GeckoschedError, ValueError):
+    """A value that can't be used; the text says where, what was found and what is allowed."""
+
+
+class PluginError(GeckoschedError):
+    """A plugin that can't be used; the text says which and why."""
+
+
+class StoreError(GeckoschedError):
+    """The store can't be read or written; the text names the file."""
+
+
+class UnknownJob(GeckoschedError, LookupError):
+    """No job has this id. `matches` are the closest ids, best first."""
+
+    def __init__(self, job_id: str, known: Iterable[str] = ()) -> None:
+        self.job_id = job_id
+        self.matches = tuple(difflib.get_close_matches(job_id, list(known), n=3, cutoff=0.5))
+        hint = f', did you mean "{self.matches[0]}"?' if self.matches else ""
+        super().__init__(f'no job is called "{job_id}"{hint}')
+
+
+class DuplicateJob(GeckoschedError, ValueError):
+    """A job of this id, or an identical one, is registered already; `replace=True` replaces it."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        super().__init__(f'job "{job_id}" is registered already (replace=True replaces it)')
+
+
+class SchedulerClosed(GeckoschedError, RuntimeError):
+    """The scheduler is stopping or has stopped."""
+
+
+class Signal(BaseException):
+    """What a collector may say by raising; not an Exception, so that `except Exception` around a target lets it by."""
+
+
+class SkipRun(Signal):
+    """Nothing to do this time. `again_after` (seconds) asks for another look sooner than the next slot."""
+
+    def __init__(self, reason: str, again_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.again_after = again_after
+
+
+class RateLimited(Signal):
+    """The service refused for now. `retry_after` is in seconds; less than 1 (or "0", which some send) counts as 1."""
+
+    def __init__(self, retry_after: float = 1.0) -> None:
+        self.retry_after = max(1.0, float(retry_after))
+        super().__init__(f"rate limited, retry after {self.retry_after:g} s")
+
+
+class RunStopped(Signal):
+    """The run must end: raised by us at a yield, `sleep` or call. A collector that raises it unasked has failed."""
+
+
+class YieldRefused(Signal):
+    """What was yielded can't be stored (table, key or state is named); ends the run as failed, whatever block it is in."""
+
+
+def _closest(word: str, known: Iterable[str]) -> str:
+    """Say what was probably meant: `, did you mean "every"?`, or else what is allowed."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if near:
+        return f', did you mean "{near[0]}"?'
+    return f" (allowed: {', '.join(names)})" if names else " (none is allowed)"
+
+
+def _one_line(error: BaseException) -> str:
+    """Give `Type: text` of any error on one line; its `__str__` is plugin code and may itself raise."""
+    try:
+        text = " ".join(str(error).split())
+    except BaseException as broken:  # an exception's __str__ is plugin code too
+        text = f"(its text could not be made: {type(broken).__name__})"
+    name = type(error).__name__
+    return _clean(f"{name}: {text}" if text else name)[:1000]
+
+
+def _clean(text: str) -> str:
+    """Replace what SQLite can't store as text (lone surrogates)."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+# ======================================================================================================================
+# 2  Words
+# ======================================================================================================================
+
+
+class Outcome(StrEnum):
+    """How a run ended. A run has exactly one; `conclude` says what each does to the breaker and the next run."""
+
+    SUCCEEDED = "succeeded"  # returned, no target failed
+    PARTIAL = "partial"  # returned, some targets failed
+    FAILED = "failed"  # raised, or every target failed
+    SKIPPED = "skipped"  # raised SkipRun
+    RATE_LIMITED = "rate_limited"  # raised RateLimited
+    TIMED_OUT = "timed_out"  # ended at its time limit, or was abandoned
+    INTERRUPTED = "interrupted"  # the scheduler stopped, or its process died
+
+
+class Reason(StrEnum):
+    """Why a run started."""
+
+    SCHEDULED = "scheduled"  # its slot came
+    CATCHUP = "catchup"  # slots were missed over a start or a standstill, or its run was interrupted
+    FIRST = "first"  # the job never ran
+    RETRY = "retry"  # after an error, a rate limit, or SkipRun(again_after=...)
+    PROBE = "probe"  # the breaker is open and lets one run through
+    TRIGGERED = "triggered"  # somebody asked
+
+
+class BreakerState(StrEnum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class Health(StrEnum):
+    PENDING = "pending"  # never ran
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"  # errors with the breaker closed, losses in the last day, or quiet for too long
+    UNHEALTHY = "unhealthy"  # breaker open, abandoned runs, or no sign of life for three intervals
+    DISABLED = "disabled"
+
+
+class SchedulerState(StrEnum):
+    STOPPED = "stopped"
+    STARTING = "starting"
+    RUNNING = "running"  # this process leads
+    STANDBY = "standby"  # another process leads; this one takes over when that ends
+    STOPPING = "stopping"
+    ERROR = "error"  # the ticker died; stop() and start() leave it
+
+
+class _Record:
+    """What crosses the public interface: frozen, and printable as JSON."""
+
+    __slots__ = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values: times as text, enums as their strings, tuples as lists."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(cast(Any, self))}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, _Record):
+        return value.as_dict()
+    if isinstance(value, datetime):
+        return to_text(from_datetime(value))
+    if isinstance(value, StrEnum):
+        return value.value
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Run(_Record):
+    """One execution of a job: the columns of `geckosched_runs`. `outcome` and `finished_at` are None while it runs."""
+
+    id: int
+    job_id: str
+    reason: Reason
+    scheduled_for: datetime | None
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: Outcome | None
+    rows: int
+    calls: int
+    missed: int
+    lost: int
+    detail: str | None
+    error_type: str | None
+    error: str | None
+    traceback: str | None
+    instance_id: str
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it ran, in seconds; None while it runs."""
+        return None if self.finished_at is None else (self.finished_at - self.started_at).total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus(_Record):
+    """One job as `geckosched status` shows it; durations in seconds, `every` as text."""
+
+    job_id: str
+    collector: str
+    plugin: str | None
+    every: str
+    enabled: bool
+    disabled_at: datetime | None
+    health: Health
+    breaker: BreakerState
+    consecutive_errors: int
+    retry_at: datetime | None
+    next_run_at: datetime | None
+    running_for: float | None
+    last_outcome: Outcome | None
+    last_started_at: datetime | None
+    last_seconds: float | None
+    last_success_at: datetime | None
+    last_rows_at: datetime | None
+    last_error: str | None
+    runs: int
+    errors: int
+    success_rate: float | None
+    rows: int
+    lost: int
+    missed: int
+
+
+@dataclass(frozen=True, slots=True)
+class PluginStatus(_Record):
+    """One installed plugin: usable (`ok`), or broken and why (`error`)."""
+
+    name: str
+    distribution: str | None
+    version: str | None
+    ok: bool
+    error: str | None
+    collectors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerInfo(_Record):
+    """The process that leads, or led last. `state` is judged by who holds the lead now."""
+
+    state: SchedulerState
+    pid: int | None
+    host: str | None
+    started_at: datetime | None
+    heartbeat_at: datetime | None
+    database: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status(_Record):
+    scheduler: SchedulerInfo
+    jobs: tuple[JobStatus, ...]
+    plugins: tuple[PluginStatus, ...]
+
+
+Duration = str | int | float | timedelta
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerConfig:
+    """Settings of a scheduler. Durations are text with units ("30s"), seconds or timedeltas; what a job sets wins.
+
+    `budgets` overrides rate and burst of budgets by name. Raises ConfigError naming the field.
+    """
+
+    database: str | os.PathLike[str] = "geckosched.db"
+    timezone: str = "UTC"
+    max_workers: int = 10
+    executor: str = "threads"
+    max_consecutive_errors: int = 5
+    error_recovery_delay: Duration = "60s"
+    max_recovery_delay: Duration = "1h"
+    timeout: Duration = "15m"
+    catchup: str = "latest"
+    shutdown_timeout: Duration = "30s"
+    health_check_interval: Duration = "60s"
+    retention_days: int = 30
+    retention_runs: int = 10_000
+    budgets: Mapping[str, Budget] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if str(self.database) in ("", ":memory:"):
+            raise ConfigError(f"database: found {str(self.database)!r}, allowed is the path of a file")
+        for name in ("max_workers", "max_consecutive_errors", "retention_days", "retention_runs"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{name}: found {value!r}, allowed is a whole number from 1")
+        for name in ("error_recovery_delay", "max_recovery_delay", "timeout", "health_check_interval"):
+            parse_duration(getattr(self, name), name)
+        parse_duration(self.shutdown_timeout, "shutdown_timeout", zero=True)
+        for name, allowed in (("executor", ("threads",)), ("catchup", ("latest", "none"))):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}: found {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
+        find_timezone(self.timezone)
+
+
+# ======================================================================================================================
+# 3  Time
+# ======================================================================================================================
+
+MICROSECOND = 1
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+WEEK = 7 * DAY
+
+_EPOCH = datetime(1970, 1, 1)
+_EPOCH_UTC = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def to_text(moment: int) -> str:
+    """Write a moment (microseconds since the epoch) as our UTC text, always six digits.
+
+    >>> to_text(1_795_448_734_123_456)
+    '2026-11-23T15:45:34.123456Z'
+    """
+    return (_EPOCH + timedelta(microseconds=moment)).isoformat(timespec="microseconds") + "Z"
+
+
+def from_text(text: str) -> int:
+    """Read our UTC text back; the opposite of `to_text`."""
+    return from_datetime(datetime.fromisoformat(text))
+
+
+def to_datetime(moment: int) -> datetime:
+    """Return a moment as an aware UTC datetime."""
+    return _EPOCH_UTC + timedelta(microseconds=moment)
+
+
+def from_datetime(moment: datetime) -> int:
+    """Return an aware datetime in microseconds since the epoch; a naive one is refused."""
+    if moment.tzinfo is None:
+        raise ConfigError(f"found the naive datetime {moment.isoformat()}, allowed are aware ones (with a tzinfo)")
+    return (moment - _EPOCH_UTC) // timedelta(microseconds=1)
+
+
+def _text_or_none(moment: int | None) -> str | None:
+    return None if moment is None else to_text(moment)
+
+
+def _from_text_or_none(text: str | None) -> int | None:
+    return None if text is None else from_text(text)
+
+
+class Inbox:
+    """A FIFO that one thread reads and any thread fills. `None` only wakes the reader."""
+
+    __slots__ = ("_queue", "_taken")
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._taken: list[Any] = []
+
+    def put(self, item: Any) -> None:
+        self._queue.put(item)
+
+    def __bool__(self) -> bool:
+        return bool(self._taken) or not self._queue.empty()
+
+    def wait(self, seconds: float | None) -> None:
+        """Block until something is here, at most `seconds` of real time (None: for ever)."""
+        if not self._taken:
+            with contextlib.suppress(queue.Empty):
+                self._taken.append(self._queue.get(timeout=seconds))
+
+    def has_message(self) -> bool:
+        """Whether something is here besides wake-ups, which are dropped."""
+        self._taken = [item for item in self._taken if item is not None]
+        return bool(self)
+
+    def drain(self) -> list[Any]:
+        """Take all that is here now, oldest first."""
+        items, self._taken = self._taken, []
+        for _ in range(self._queue.qsize()):
+            items.append(self._queue.get_nowait())
+        return [item for item in items if item is not None]
+
+
+class Clock:
+    """What time it is, and how a loop waits. Everything that waits goes through `wait`, so a test can move time."""
+
+    def now(self) -> int:
+        """Return microseconds since the epoch, UTC. May jump when somebody sets the machine's clock."""
+        return time.time_ns() // 1000
+
+    def monotonic(self) -> int:
+        """Return microseconds that never run backwards; only differences mean something."""
+        return time.monotonic_ns() // 1000
+
+    def wait(self, inbox: Inbox, seconds: float | None) -> None:
+        """Block until `inbox` has something, at most `seconds` of this clock's time (None: for ever)."""
+        inbox.wait(seconds)
+
+
+# ======================================================================================================================
+# 4  Intervals and the Timetable
+# ======================================================================================================================
+
+UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}  # longest last
+_LONGEST = 3660 * DAY
+_DURATION = re.compile(r"(\d+)([a-z]+)")
+
+
+def parse_duration(value: object, where: str = "duration", *, zero: bool = False) -> int:
+    """Read a duration as microseconds: "45s", "1h30m", seconds as a number, or a timedelta.
+
+    >>> parse_duration("1h30m") // 1_000_000
+    5400
+
+    Raises ConfigError, whose text begins with `where`, for anything else, for less than a millisecond (but 0 where
+    `zero` is allowed) and for more than ten years.
+    """
+    found = -1
+    if isinstance(value, timedelta):
+        found = value // timedelta(microseconds=1)
+    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        found = round(value * SECOND)
+    elif isinstance(value, str):
+        text = value.strip().lower()
+        parts = _DURATION.findall(text)
+        if text and "".join(n + u for n, u in parts) == text and all(u in UNITS for _, u in parts):
+            found = sum(int(n) * UNITS[u] for n, u in parts)
+    if not (1000 <= found <= _LONGEST or (zero and found == 0)):
+        units = ", ".join(UNITS)
+        raise ConfigError(f'{where}: found {value!r}, allowed are durations such as "45s" or "1h30m" (units {units})')
+    return found
+
+
+def format_duration(microseconds: int) -> str:
+    """Write a duration as text that `parse_duration` reads: `format_duration(5_400_000_000)` is "1h30m"."""
+    rest, parts = microseconds, []
+    for unit, size in sorted(UNITS.items(), key=lambda item: -item[1]):
+        count, rest = divmod(rest, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) if not rest else f"{microseconds / SECOND:g}s"
+
+
+def find_timezone(name: str) -> tzinfo:
+    """Return the zone of an IANA name ("Europe/Berlin"). Raises ConfigError."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError, TypeError) as error:
+        raise ConfigError(f'timezone: found {name!r}, allowed are IANA names such as "Europe/Berlin"') from error
+
+
+def parse_every(every: object, where: str = "every") -> tuple[int, str | None]:
+    """Read an interval, as a duration or as an unfinished `schedule` job, into (microseconds, "HH:MM" or None).
+
+    `schedule.every(10).minutes` and `schedule.every().day.at("02:30")` are read; what can't be honoured of a schedule
+    job (`to`, `until`, `do`, `tag`, a time zone of its own, a weekday other than Monday) is refused.
+    """
+    if not isinstance(every, schedule.Job):
+        return parse_duration(every, where), None
+    refused = {
+        ".to()": every.latest is not None,
+        ".until()": every.cancel_after is not None,
+        ".do()": every.job_func is not None,
+        ".tag()": bool(every.tags),
+        ".at() with a time zone": every.at_time_zone is not None,
+        f".{every.start_day}": every.start_day not in (None, "monday"),
+    }
+    for what, given in refused.items():
+        if given:
+            raise ConfigError(f"{where}: found a schedule job with {what}, which can't be honoured here")
+    if every.unit is None or not isinstance(every.interval, int):
+        raise ConfigError(f"{where}: found a schedule job without a unit, allowed is every(10).minutes and the like")
+    at = every.at_time.strftime("%H:%M") if every.at_time is not None else None
+    if at is not None and every.unit not in ("days", "weeks"):
+        raise ConfigError(f"{where}: found .at() with {every.unit}, allowed with whole days and weeks")
+    return parse_duration(f"{every.interval}{every.unit[0]}", where), at
+
+
+def parse_at(at: str, every: int, where: str = "at") -> tuple[int, int]:
+    """Read "HH:MM" into (hour, minute); it goes with whole days and weeks only. Raises ConfigError."""
+    match = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", at) if isinstance(at, str) else None
+    if match is None:
+        raise ConfigError(f'{where}: found {at!r}, allowed is "HH:MM", 00:00 to 23:59')
+    if every % DAY:
+        raise ConfigError(f"{where}: goes with an interval of whole days or weeks, found {format_duration(every)}")
+    return int(match[1]), int(match[2])
+
+
+class Grid:
+    """The slots of a job: moments numbered by whole k, the same in every process and after every restart.
+
+    Without `at`, slot k is `phase + k * every`, the phase a hash of the job's id, so that equal intervals spread. With
+    `at`, it is that local time on every n-th day; whole weeks count from Monday. In a gap of daylight saving time it
+    is the first instant after the gap, in a fold the first of the two.
+    """
+
+    __slots__ = ("_at", "_days", "_first_day", "_zone", "every", "phase")
+
+    def __init__(self, job_id: str, every: int, at: tuple[int, int] | None = None, zone: tzinfo = UTC) -> None:
+        digest = hashlib.blake2b(job_id.encode("utf-8", "replace"), digest_size=8).digest()
+        self.every = every
+        self.phase = int.from_bytes(digest) % every
+        self._at = at
+        self._zone = zone
+        self._days = every // DAY
+        self._first_day = date(1970, 1, 5 if every % WEEK == 0 else 1).toordinal()
+
+    def slot(self, k: int) -> int:
+        """Return the moment of slot k."""
+        if self._at is None:
+            return self.phase + k * self.every
+        day = date.fromordinal(self._first_day + k * self._days)
+        return _first_instant(datetime(day.year, day.month, day.day, *self._at, tzinfo=self._zone))
+
+    def index(self, moment: int) -> int:
+        """Return the number of the last slot at or before `moment`."""
+        if self._at is None:
+            return (moment - self.phase) // self.every
+        today = to_datetime(moment).astimezone(self._zone).date().toordinal()
+        k = (today - self._first_day) // self._days
+        return k if self.slot(k) <= moment else k - 1
+
+    def before(self, moment: int) -> int:
+        """Return the last slot at or before `moment`."""
+        return self.slot(self.index(moment))
+
+    def after(self, moment: int) -> int:
+        """Return the first slot after `moment`."""
+        return self.slot(self.index(moment) + 1)
+
+    def count(self, after: int, until: int) -> int:
+        """Return how many slots lie in (after, until]."""
+        return max(0, self.index(until) - self.index(after))
+
+
+def _first_instant(local: datetime) -> int:
+    """Return the first moment at which the wall clock of `local`'s zone shows that reading, or has passed it."""
+    moment = from_datetime(local.astimezone(UTC))
+    zone = cast(tzinfo, local.tzinfo)
+    shown = to_datetime(moment).astimezone(zone)
+    if shown.replace(tzinfo=None) == local.replace(tzinfo=None):
+        return moment
+    low, high = moment - DAY, moment  # the reading lies in a gap: find the instant at which the offset changes
+    before = to_datetime(low).astimezone(zone).utcoffset()
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if to_datetime(middle).astimezone(zone).utcoffset() == before else (low, middle)
+    return high
+
+
+class TimetableJob(schedule.Job):
+    """A `schedule.Job` whose next run is a moment on a `Grid` and whose clock is the Timetable's."""
+
+    def __init__(self, grid: Grid, timetable: Timetable, call: Callable[[int], object]) -> None:
+        super().__init__(grid.every, timetable)
+        self.unit = "microseconds"
+        self.grid = grid
+        self.due: int | None = None  # next_run, in microseconds; None while it has none
+        self.entry = 0  # which heap entry is the valid one
+        self.call = call
+
+    def run(self) -> None:
+        """Move to the next slot, then tell the owner which moment was due. The owner cannot raise (trap 2)."""
+        due = cast(int, self.due)
+        self._schedule_next_run()
+        self.call(due)
+
+    def _schedule_next_run(self) -> None:
+        timetable = cast(Timetable, self.scheduler)
+        timetable.set_due(self, self.grid.after(timetable.now()))
+
+
+class Timetable(schedule.Scheduler):
+    """A `schedule.Scheduler` on our clock: due jobs come off a heap instead of a scan. One thread owns it."""
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        super().__init__()
+        self.now = now
+        self._heap: list[tuple[int, int, TimetableJob]] = []
+        self._entries = itertools.count(1)
+
+    def add(self, grid: Grid, call: Callable[[int], object]) -> TimetableJob:
+        """Add a job that has no next run yet; `set_due` gives it one. `call(due)` is called when it comes."""
+        job = TimetableJob(grid, self, call)
+        self.jobs.append(job)
+        return job
+
+    def set_due(self, job: TimetableJob, due: int | None) -> None:
+        """Move a job's next run; None takes it off the timetable until it gets another."""
+        job.due = due
+        job.next_run = None if due is None else _EPOCH + timedelta(microseconds=due)
+        job.entry = next(self._entries)
+        if due is not None:
+            heapq.heappush(self._heap, (due, job.entry, job))
+            if len(self._heap) > 64 and len(self._heap) > 3 * len(self.jobs):  # mostly entries that were moved since
+                self._heap = [entry for entry in self._heap if entry[2].entry == entry[1]]
+                heapq.heapify(self._heap)
+
+    def next_due(self) -> int | None:
+        """Return the earliest moment at which a job is due."""
+        while self._heap and self._heap[0][2].entry != self._heap[0][1]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def run_pending(self) -> None:
+        """Run the jobs that are due now, earliest first, each once however late it is."""
+        now = self.now()
+        while (due := self.next_due()) is not None and due <= now:
+            heapq.heappop(self._heap)[2].run()
+
+    def cancel_job(self, job: schedule.Job) -> None:
+        """Take a job out for good."""
+        self.set_due(cast(TimetableJob, job), None)
+        super().cancel_job(job)
+
+
+# ======================================================================================================================
+# 5  Breaker
+# ======================================================================================================================
+
+
+class Breaker:
+    """Per job: who may run. Told the outcome after each run, never around it; told the time, never asks.
+
+    After the k-th error in a row the job may retry after `delay * 2^(k-1)`, at most `longest`. From `threshold` errors
+    on it is open: nothing but a probe at `retry_at`. The probe's success closes it, an error doubles the delay, a
+    neutral end leaves the delay as it is.
+    """
+
+    __slots__ = ("consecutive_errors", "consecutive_rate_limits", "delay", "longest", "opened_at", "retry_at", "state",
+                 "threshold")  # fmt: skip
+
+    def __init__(self, threshold: int, delay: int, longest: int) -> None:
+        self.threshold = threshold
+        self.delay = delay
+        self.longest = longest
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: closed, no errors."""
+        self.state = BreakerState.CLOSED
+        self.consecutive_errors = 0
+        self.consecutive_rate_limits = 0
+        self.opened_at: int | None = None
+        self.retry_at: int | None = None
+
+    def backoff(self, n: int) -> int:
+        """Return the delay after the n-th in a row."""
+        return min(self.delay << min(n - 1, 40), self.longest) if n > 0 else 0
+
+    def probe(self) -> None:
+        """Say that a run goes through now; an open breaker becomes half-open."""
+        if self.state is BreakerState.OPEN:
+            self.state = BreakerState.HALF_OPEN
+
+    def success(self) -> None:
+        self.reset()
+
+    def error(self, now: int) -> None:
+        self.consecutive_errors += 1
+        self.consecutive_rate_limits = 0
+        self.retry_at = now + self.backoff(self.consecutive_errors)
+        if self.consecutive_errors >= self.threshold:
+            self.state = BreakerState.OPEN
+            self.opened_at = self.opened_at or now
+
+    def rate_limited(self, now: int, retry_after: int) -> None:
+        """Hear a 429: neither success nor error; the pause is the larger of what was asked and our own doubling."""
+        self.consecutive_rate_limits += 1
+        pause = max(retry_after, self.backoff(self.consecutive_rate_limits))
+        self._not_judged(now)
+        self.retry_at = max(now + pause, self.retry_at or 0)
+
+    def neutral(self, now: int) -> None:
+        """Hear an end that says nothing about the service: skipped, interrupted."""
+        self.consecutive_rate_limits = 0
+        self._not_judged(now)
+
+    def _not_judged(self, now: int) -> None:
+        """A probe that ended neutrally leaves the breaker open, with the same delay once more."""
+        if self.state is BreakerState.HALF_OPEN:
+            self.state = BreakerState.OPEN
+        self.retry_at = now + self.backoff(self.consecutive_errors) if self.state is BreakerState.OPEN else None
+
+    def restore(self, row: Mapping[str, Any] | sqlite3.Row, now: int) -> None:
+        """Take up what the store kept. A time further ahead than its own delay (the clock was set back) counts as now."""
+        self.consecutive_errors = int(row["consecutive_errors"])
+        self.consecutive_rate_limits = int(row["consecutive_rate_limits"])
+        self.opened_at = _from_text_or_none(row["opened_at"])
+        self.retry_at = _from_text_or_none(row["retry_at"])
+        open_ = row["breaker"] != BreakerState.CLOSED or self.consecutive_errors >= self.threshold
+        self.state = BreakerState.OPEN if open_ else BreakerState.CLOSED
+        if self.state is BreakerState.OPEN and self.retry_at is None:
+            self.retry_at = now
+        self.mend(now)
+
+    def mend(self, now: int) -> None:
+        """After a step of the clock: a retry that lies further ahead than its own delay counts as now."""
+        if self.retry_at is not None and not self.consecutive_rate_limits:
+            if self.retry_at - now > self.backoff(max(1, self.consecutive_errors)):
+                self.retry_at = now
+
+
+# ======================================================================================================================
+# 6  Budget
+# ======================================================================================================================
+
+_RATE = re.compile(r"(\d+)/([a-z]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Calls to one service, shared by every collector that names it: `Budget("weather", rate="10/m", burst=5)`.
+
+    `rate` is calls per unit (s, m, h, d); `burst` is how many may follow each other without the rate's pause. The
+    ledger belongs to the scheduler and is stored. Raises ConfigError.
+    """
+
+    name: str
+    rate: str = "10/m"
+    burst: int = 5
+
+    def __post_init__(self) -> None:
+        where = f"budget {self.name}"
+        match = _RATE.fullmatch(self.rate) if isinstance(self.rate, str) else None
+        if match is None or match[2] not in UNITS or not 0 < int(match[1]) <= 1_000_000:
+            raise ConfigError(f'{where} rate: found {self.rate!r}, allowed are calls per unit such as "10/m"')
+        if not isinstance(self.burst, int) or isinstance(self.burst, bool) or self.burst < 1:
+            raise ConfigError(f"{where} burst: found {self.burst!r}, allowed is a whole number from 1")
+
+    @property
+    def calls(self) -> int:
+        """How many calls one window holds."""
+        return int(self.rate.partition("/")[0])
+
+    @property
+    def window(self) -> int:
+        """The window of the rate, in microseconds: a minute for "10/m"."""
+        return UNITS[self.rate.partition("/")[2]]
+
+    @property
+    def pause(self) -> int:
+        """The rate's pause between two calls, in microseconds: 6 s for "10/m"."""
+        return max(1, self.window // self.calls)
+
+
+class Ledger:
+    """What has been called of a Budget, and when the next call may go out. A decider: it is told the time.
+
+    Two rules at once. A call holds one of the rate's places from before it is sent until a window after its answer, so
+    the far side never counts more than the rate in any window, however long the way. And no more than `burst` calls
+    follow each other without the pause (GCRA: `_due` is when an evenly paced caller would be served up).
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.closed_until = 0
+        self._places: dict[int, int | None] = {}  # place -> when it is free again; None while the answer is awaited
+        self._due = 0
+        self._refusal = 0  # the present delay after a 429; 0 after any other answer
+        self._numbers = itertools.count(1)
+
+    def next_free(self, now: int) -> int | None:
+        """Return when the next call may go out (`now` if at once); None while that hangs on answers still awaited."""
+        self._forget(now)
+        moment = max(now, self.closed_until, self._due - (self.budget.burst - 1) * self.budget.pause)
+        short = len(self._places) - self.budget.calls + 1
+        if short > 0:
+            ends = sorted(end for end in self._places.values() if end is not None)
+            if len(ends) < short:
+                return None
+            moment = max(moment, ends[short - 1])
+        return moment
+
+    def free(self, now: int) -> int:
+        """Return how many calls could go out now, one after the other."""
+        self._forget(now)
+        if self.closed_until > now:
+            return 0
+        paced = (now - max(self._due, now)) // self.budget.pause + self.budget.burst
+        return max(0, min(self.budget.calls - len(self._places), paced))
+
+    def take(self, now: int) -> int:
+        """Take a place for a call that goes out now; returns its number."""
+        place = next(self._numbers)
+        self._places[place] = None
+        self._due = max(self._due, now) + self.budget.pause
+        return place
+
+    def answered(self, place: int, now: int, *, refused: bool = False, heard: bool = True, retry_after: int = 0) -> None:
+        """Note a call's end: a 429 (`refused`), any other answer (`heard`), or none at all."""
+        if place in self._places:
+            self._places[place] = now + self.budget.window
+        if refused:
+            self._refusal = min(max(self._refusal * 2, self.budget.pause), 5 * MINUTE)
+            self.closed_until = max(self.closed_until, now + max(retry_after, self._refusal))
+        elif heard:
+            self._refusal = 0
+
+    def dump(self) -> str:
+        """Return the ledger as JSON, for `geckosched_budgets.calls`."""
+        return json.dumps({"places": list(self._places.values()), "due": self._due, "refusal": self._refusal})
+
+    def load(self, calls: str, closed_until: int, now: int) -> None:
+        """Take up a stored ledger. A call whose answer nobody saw may have been sent until now."""
+        stored = json.loads(calls)
+        for end in stored["places"]:
+            self._places[next(self._numbers)] = now + self.budget.window if end is None else end
+        self._due = stored["due"]
+        self._refusal = stored["refusal"]
+        self.closed_until = closed_until
+        self.mend(now)
+
+    def mend(self, now: int) -> None:
+        """After a step of the clock: no place is held longer than a window from now, no pause longer than the burst's."""
+        latest = now + self.budget.window
+        self._places = {place: None if end is None else min(end, latest) for place, end in self._places.items()}
+        self._due = min(self._due, now + self.budget.burst * self.budget.pause)
+
+    def _forget(self, now: int) -> None:
+        for place in [place for place, end in self._places.items() if end is not None and end <= now]:
+            del self._places[place]
+
+
+# ======================================================================================================================
+# 7  Collectors
+# ======================================================================================================================
+
+OUR_OPTIONS = ("use", "every", "at", "timeout", "priority", "max_consecutive_errors", "quiet", "enabled")
+
+
+class Collector:
+    """Base of collectors: fetches rows and hands them over. One instance per job; `collect` runs on a worker thread.
+
+    `Options` is a dataclass of the collector's options, or None for a plain dict. `budget` is whose calls it makes,
+    `calls_per_run` how many (a number, or a function of the options), for estimates before a start.
+    """
+
+    name: str = ""
+    every: object = "1h"
+    Options: type | None = None
+    timeout: Duration | None = None
+    priority: int = 0
+    max_consecutive_errors: int | None = None
+    budget: Budget | None = None
+    calls_per_run: int | Callable[[Any], int] = 0
+
+    def collect(self, run: RunContext) -> Any:
+        """Yield batches (each yield is one transaction, and returns when it is committed), or return batches or None."""
+        raise ConfigError(f"{type(self).__name__} has no collect(run)")
+
+
+class FunctionCollector(Collector):
+    """A collector made from a function; calling it calls the function."""
+
+    def __init__(self, function: Callable[[RunContext], Any], **settings: Any) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+        for name, value in settings.items():
+            setattr(self, name, value)
+
+    def collect(self, run: RunContext) -> Any:
+        return self.function(run)
+
+    __call__ = collect
+
+
+def collector(
+    name: str,
+    *,
+    every: object = "1h",
+    options: type | None = None,
+    timeout: Duration | None = None,
+    priority: int = 0,
+    max_consecutive_errors: int | None = None,
+    budget: Budget | None = None,
+    calls_per_run: int | Callable[[Any], int] = 0,
+) -> Callable[[Callable[[RunContext], Any]], FunctionCollector]:
+    """Make a collector of a function `f(run)`; the keywords are the attributes of `Collector`."""
+    settings = {"name": name, "every": every, "Options": options, "timeout": timeout, "priority": priority,
+                "max_consecutive_errors": max_consecutive_errors, "budget": budget,
+                "calls_per_run": calls_per_run}  # fmt: skip
+    return lambda function: FunctionCollector(function, **settings)
+
+
+OptionsReader = Callable[[type, Mapping[str, Any], str], Any]
+
+
+def read_options(options_type: type, values: Mapping[str, Any], where: str) -> Any:
+    """Build a collector's Options from a table: unknown keys, missing keys and `__post_init__` errors are ConfigErrors.
+
+    Types are not checked here: what Python code passes is its own affair. `config.py` has a reader that checks them.
+    """
+    fields = {f.name: f for f in dataclasses.fields(options_type) if f.init}
+    for key in values:
+        if key not in fields:
+            raise ConfigError(f"{where} {key}: unknown option{_closest(key, fields)}")
+    missing = missing_options(options_type, values)
+    if missing:
+        raise ConfigError(f"{where}: needs {', '.join(f'`{name}`' for name in missing)}")
+    made, error = _guard(lambda: options_type(**values))
+    if error is not None:
+        raise ConfigError(f"{where}: {_one_line(error)}") from error
+    return made
+
+
+def missing_options(options_type: type | None, values: Mapping[str, Any]) -> list[str]:
+    """Return the names of the options that have no default and no value."""
+    if options_type is None:
+        return []
+    none = dataclasses.MISSING
+    wanted = [f for f in dataclasses.fields(options_type) if f.init and f.default is none and f.default_factory is none]
+    return [f.name for f in wanted if f.name not in values]
+
+
+def _guard(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """Call plugin code: the one place where everything is caught, `SystemExit` included (but not the user's Ctrl-C,
+    which Python raises on the main thread only)."""
+    try:
+        return call(), None
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
+        return None, error
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows for one table.
+
+    `rows` is an iterable of mappings. With `pk` (a column or several), "update" touches only the keys that a row has,
+    and only rows that really change; "ignore" keeps the old row. Without `pk` rows are appended. `stamp` names columns
+    that are written when a row is inserted or otherwise changes, and never compared. `index` names the columns of an
+    index, or several such groups. New keys become columns. Values are stored as given; `Decimal` and integers over 63
+    bits become text, aware datetimes our UTC text, dicts and lists JSON; NaN becomes NULL, as SQLite has it.
+    """
+
+    table: str
+    rows: Iterable[Mapping[str, Any]]
+    pk: str | Sequence[str] | None = None
+    on_conflict: str = "update"
+    index: Sequence[str] | Sequence[Sequence[str]] = ()
+    stamp: str | Sequence[str] = ()
+
+
+class RowGroup(NamedTuple):
+    """Consecutive rows of one batch that have the same keys: what one prepared statement writes."""
+
+    table: str
+    columns: tuple[str, ...]
+    pk: tuple[str, ...]
+    on_conflict: str
+    stamp: tuple[str, ...]
+    indexes: tuple[tuple[str, ...], ...]
+    rows: list[tuple[Any, ...]]
+
+
+def row_groups(batch: Batch) -> list[RowGroup]:
+    """Draw a batch's rows and make them storable. What can't be stored raises YieldRefused naming table and key; what
+    the iterable itself raises goes through. Runs on the worker: iterables and `str(value)` are plugin code."""
+    pk, stamp, index = _names(batch.pk), _names(batch.stamp), _index(batch.index)
+    _check_batch(batch, pk, stamp, index)
+    groups: list[RowGroup] = []
+    columns: tuple[str, ...] | None = None
+    for number, row in enumerate(batch.rows, 1):
+        if not isinstance(row, Mapping) or not row:
+            raise YieldRefused(f"{batch.table} row {number}: found {type(row).__name__}, allowed are mappings with keys")
+        keys = tuple(row)
+        if keys != columns:
+            _check_columns(batch.table, keys, (*pk, *stamp))
+            groups.append(RowGroup(batch.table, keys, pk, batch.on_conflict, stamp, index, []))
+            columns = keys
+        values = tuple(_to_sql(value, batch.table, key) for key, value in row.items())
+        for key in pk:
+            value = values[keys.index(key)]
+            if value is None or value != value:  # NaN is NULL in SQLite, and NULLs are never equal
+                raise YieldRefused(f"{batch.table}.{key} row {number}: found {row[key]!r}, allowed in a key is no NULL")
+        groups[-1].rows.append(values)
+    return groups
+
+
+def _names(names: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def _index(index: Sequence[str] | Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    if isinstance(index, str):
+        return ((index,),)
+    if all(isinstance(item, str) for item in index):
+        return (tuple(cast(Sequence[str], index)),) if index else ()
+    return tuple(_names(item) for item in index)
+
+
+def _check_batch(batch: Batch, pk: tuple[str, ...], stamp: tuple[str, ...], index: tuple[tuple[str, ...], ...]) -> None:
+    table = batch.table
+    if not isinstance(table, str) or not table or "\0" in table:
+        raise YieldRefused(f"table: found {table!r}, allowed are names")
+    if table.lower().startswith(("geckosched_", "sqlite_", "_sqlite")):
+        raise YieldRefused(f"table {table}: names that begin with geckosched_, sqlite_ or _sqlite are taken")
+    if batch.on_conflict not in ("update", "ignore"):
+        raise YieldRefused(f"{table} on_conflict: found {batch.on_conflict!r}, allowed: update, ignore")
+    for name in itertools.chain(pk, stamp, *index):
+        if not isinstance(name, str) or not name:
+            raise YieldRefused(f"{table}: found {name!r} in pk, stamp or index, allowed are names of columns")
+    if set(pk) & set(stamp):
+        raise YieldRefused(f"{table}: a column can't be in pk and in stamp")
+
+
+def _check_columns(table: str, keys: tuple[str, ...], needed: tuple[str, ...]) -> None:
+    for key in keys:
+        if not isinstance(key, str) or not key or "\0" in key:
+            raise YieldRefused(f"{table}: found the key {key!r}, allowed are names of columns")
+    if len({key.lower() for key in keys}) < len(keys):
+        raise YieldRefused(f"{table}: a row has two keys that differ in case only: {', '.join(sorted(keys))}")
+    for key in needed:
+        if key not in keys:
+            raise YieldRefused(f"{table}.{key}: a row lacks this key, which pk or stamp names")
+
+
+_AS_IT_IS = frozenset((str, float, bytes, type(None)))
+
+
+def _to_sql(value: Any, table: str, key: str) -> Any:
+    """Return what SQLite stores for a value (see Batch). Raises YieldRefused."""
+    kind = type(value)
+    if kind in _AS_IT_IS:
+        return value
+    if isinstance(value, int):
+        return int(value) if -(2**63) <= value < 2**63 else str(int(value))
+    if isinstance(value, str | Decimal):
+        return str(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise YieldRefused(f"{table}.{key}: found the naive datetime {value.isoformat()}, allowed are aware ones")
+        return to_text(from_datetime(value))
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, dict | list | tuple):
+        return json.dumps(value, ensure_ascii=False, default=lambda item: _to_sql(item, table, key))
+    allowed = "str, int, float, bool, None, bytes, Decimal, date, aware datetime, dict, list"
+    raise YieldRefused(f"{table}.{key}: found {kind.__name__}, allowed are {allowed}")
+
+
+def state_text(state: Any) -> str:
+    """Return a job's cursor as JSON text. State that JSON would change raises YieldRefused naming the key."""
+    if not isinstance(state, dict):
+        raise YieldRefused(f"run.state: found {type(state).__name__}, allowed is a dict")
+    try:
+        text = json.dumps(state, ensure_ascii=False, allow_nan=False)
+        text.encode()
+        if json.loads(text) == state:
+            return text
+    except (TypeError, ValueError, RecursionError):
+        pass  # said below, with the key
+    raise YieldRefused(f"run.state{_unfaithful(state)}: JSON would change it, allowed are dicts with text keys, "
+                       "lists, text, finite numbers, bools and None")  # fmt: skip
+
+
+def _unfaithful(value: Any, path: str = "") -> str:
+    """Return the path of the first thing in `value` that JSON would change."""
+    children: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        children = value.items()
+    elif isinstance(value, list):
+        children = enumerate(value)
+    for key, child in children:
+        below = f"{path}[{key!r}]"
+        if isinstance(value, dict) and not isinstance(key, str):
+            return below
+        found, error = _guard(lambda child=child: json.loads(json.dumps(child, allow_nan=False)) == child)  # type: ignore[misc]
+        if error is not None or not found:
+            return _unfaithful(child, below) if isinstance(child, dict | list) else below
+    return path
+
+
+class Loss(NamedTuple):
+    """Data that a service had and no longer shows: a row of `geckosched_losses`."""
+
+    target: str
+    amount: int
+    since: str
+    until: str
+
+
+class RunPort(Protocol):
+    """What a RunContext stands on: the scheduler's Execution, or a test's stand-in."""
+
+    @property
+    def stopping(self) -> bool: ...
+    def now(self) -> int: ...
+    def pause(self, seconds: float) -> None: ...
+    def commit(self, groups: list[RowGroup], state: str | None, losses: list[Loss]) -> None: ...
+    def query(self, sql: str, params: Any) -> list[dict[str, Any]]: ...
+    def take_call(self, budget: Budget) -> int: ...
+    def end_call(self, budget: Budget, place: int, error: BaseException | None) -> None: ...
+    def calls_free(self, budget: Budget) -> int: ...
+    def shared(self, key: object, factory: Callable[[], Any]) -> Any: ...
+
+
+class RunContext:
+    """The `run` that a collector gets: who it is, what it knows, and everything it may ask for."""
+
+    def __init__(self, port: RunPort, *, id: int, job_id: str, reason: Reason, scheduled_for: int | None,
+                 started_at: int, options: Any, settings: Mapping[str, Any], budget: Budget | None,
+                 saved_state: str) -> None:  # fmt: skip
+        self.id = id
+        self.job_id = job_id
+        self.reason = reason
+        self.scheduled_for = None if scheduled_for is None else to_datetime(scheduled_for)
+        self.started_at = to_datetime(started_at)
+        self.options = options
+        self.settings = settings
+        self.state: dict[str, Any] = json.loads(saved_state)
+        self.calls = 0
+        self.saved_state = saved_state
+        self.failed_targets: dict[str, str] = {}
+        self.good_targets: set[str] = set()
+        self.lost_count = 0
+        self._losses: list[Loss] = []
+        self._port = port
+        self._budget = budget
+        self._log: logging.Logger | None = None
+
+    @property
+    def log(self) -> logging.Logger:
+        """A logger of this job: `geckosched.job.JOB_ID`."""
+        if self._log is None:
+            self._log = log.getChild("job").getChild(self.job_id)
+        return self._log
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run was asked to end: at its time limit, or because the scheduler stops."""
+        return self._port.stopping
+
+    def now(self) -> datetime:
+        """Return the time of the scheduler's clock, aware UTC. Collectors use no other clock."""
+        return to_datetime(self._port.now())
+
+    def sleep(self, seconds: float) -> None:
+        """Wait on the scheduler's clock. Raises RunStopped as soon as the run must end."""
+        self._port.pause(seconds)
+
+    def query(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
+        """Read from the store (read-only): all that is committed, as a list of dicts."""
+        return self._port.query(sql, params)
+
+    def shared(self, key: object, factory: Callable[[], Any]) -> Any:
+        """Return the one object of this key that all runs of the scheduler share, made by `factory` at first use; its
+        `close()`, if it has one, is called when the scheduler stops."""
+        return self._port.shared(key, factory)
+
+    @contextlib.contextmanager
+    def target(self, name: str) -> Iterator[None]:
+        """Guard the work on one target: an exception is that target's problem, puts `run.state` back to what was last
+        saved, drops losses announced since, and the run goes on. Signals go through."""
+        try:
+            yield
+        except Exception as error:
+            self.problem(name, error)
+            self.put_back()
+        else:
+            self.good_targets.add(str(name))
+
+    def problem(self, target: str, error: BaseException | str) -> None:
+        """Note that a target failed; the run goes on and ends partial, or failed if no target was well. Signals are
+        handed on, so that `except BaseException as e: run.problem(x, e)` can't swallow them."""
+        if isinstance(error, Signal):
+            raise error
+        text = _one_line(error) if isinstance(error, BaseException) else _clean(" ".join(str(error).split()))
+        self.failed_targets.setdefault(_clean(str(target)), text)
+
+    def lost(self, target: str, count: int, since: datetime | float, until: datetime | float) -> None:
+        """Announce data that the service no longer shows: about `count` of `target` between `since` and `until` (aware
+        datetimes or epoch seconds). Stored with the next yield or the normal end, as the state is."""
+        span = (to_text(from_datetime(t) if isinstance(t, datetime) else round(t * SECOND)) for t in (since, until))
+        self._losses.append(Loss(_clean(str(target)), max(0, int(count)), *span))
+
+    @contextlib.contextmanager
+    def call(self, budget: Budget | None = None) -> Iterator[None]:
+        """Wait for, then hold one call of the budget (the collector's own unless named). Raises RunStopped.
+
+        How the block ends is what the budget hears: `RateLimited` is a 429, a normal end any other answer, another
+        exception no answer. Without a budget nothing waits, and the call is only counted.
+        """
+        budget = budget or self._budget
+        if budget is None:
+            if self.stopping:
+                raise RunStopped("the run must end")
+            self.calls += 1
+            yield
+            return
+        place = self._port.take_call(budget)
+        self.calls += 1
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._port.end_call(budget, place, error)
+
+    def calls_free(self, budget: Budget | None = None) -> int:
+        """Return how many calls would go out now without waiting, 0 while a run of higher priority waits for one. A
+        collector without a budget has no limit: `sys.maxsize`."""
+        budget = budget or self._budget
+        return sys.maxsize if budget is None else self._port.calls_free(budget)
+
+    def put_back(self) -> None:
+        """Put the state back to what was last saved, and drop the losses that go with what was not saved."""
+        self.state = json.loads(self.saved_state)
+        self._losses.clear()
+
+    def store(self, batches: Iterable[Batch]) -> None:
+        """Commit batches, state and losses as one transaction (what a yield does). Raises what the rows' iterables
+        raise, YieldRefused, or RunStopped once the run must end (after the commit)."""
+        groups = [group for batch in batches for group in row_groups(batch)]
+        text = state_text(self.state)
+        changed = text if text != self.saved_state else None
+        if groups or changed or self._losses:
+            self._port.commit(groups, changed, self._losses)
+            self.saved_state = text
+            self.lost_count += sum(loss.amount for loss in self._losses)
+            self._losses = []
+
+
+# ======================================================================================================================
+# 8  Plugins
+# ======================================================================================================================
+
+hookspec = pluggy.HookspecMarker("geckosched")
+hookimpl = pluggy.HookimplMarker("geckosched")
+
+
+class HookSpecifications:
+    """The hooks of a plugin, which is a module, or an object made of a class by calling it with the settings."""
+
+    @hookspec
+    def register_collectors(self, register: Callable[[Any], None], settings: Mapping[str, Any]) -> None:
+        """Call `register(collector)` for each collector; `settings` is the table `[plugins.NAME]`."""
+
+    @hookspec
+    def register_commands(self, app: Any) -> None:
+        """Add commands to `app` (a typer app); they stand as `geckosched NAME COMMAND`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredCollector:
+    """A collector that a plugin brought, or Python code registered (`plugin` is None)."""
+
+    collector: Any
+    plugin: str | None
+    settings: Mapping[str, Any]
+
+
+class CollectorRegistry:
+    """The plugins of one scheduler and the collectors they brought. A broken plugin is kept, with the reason; it stops
+    neither the host nor another plugin, so one at a time is loaded, checked and called (trap 6)."""
+
+    def __init__(self) -> None:
+        self.plugins: dict[str, PluginStatus] = {}
+        self.collectors: dict[str, RegisteredCollector] = {}
+        self.not_scheduled: dict[str, str] = {}
+        self._manager = pluggy.PluginManager("geckosched")
+        self._manager.add_hookspecs(HookSpecifications)
+
+    def load_entry_points(self, only: Iterable[str] | None, disable: Iterable[str],
+                          settings: Mapping[str, Mapping[str, Any]]) -> None:  # fmt: skip
+        """Load the installed plugins in the order of their names; `disable` and `only` act before an import."""
+        found = sorted(importlib.metadata.entry_points(group="geckosched"), key=lambda entry: (entry.name, entry.value))
+        wanted = None if only is None else set(only)
+        for entry in found:
+            if entry.name not in set(disable) and (wanted is None or entry.name in wanted):
+                dist = (entry.dist.name, entry.dist.version) if entry.dist is not None else (None, None)
+                self._add(entry.name, entry.load, settings.get(entry.name, {}), dist)
+
+    def load_file(self, path: str | os.PathLike[str], settings: Mapping[str, Mapping[str, Any]]) -> None:
+        """Load a plugin that is one Python file; its name is the file's."""
+        name = Path(path).stem
+        self._add(name, lambda: _import_file(Path(path)), settings.get(name, {}), (None, None))
+
+    def add(self, plugin: object, name: str | None, settings: Mapping[str, Mapping[str, Any]]) -> str:
+        """Add a plugin object (module, class or instance) of an embedder; returns its name."""
+        name = name or str(getattr(plugin, "__name__", type(plugin).__name__))
+        return self._add(name, lambda: plugin, settings.get(name, {}), (None, None))
+
+    def call(self, plugin: str, hook: str, **arguments: Any) -> None:
+        """Call one hook of one plugin. Raises PluginError with the reason if the plugin does."""
+        others = [other for name, other in self._manager.list_name_plugin() if name != plugin]
+        caller = self._manager.subset_hook_caller(hook, others)
+        _, error = _guard(lambda: caller(**arguments))
+        if error is not None:
+            raise PluginError(f"plugin {plugin}: {hook}: {_one_line(error)}") from error
+
+    def _add(self, name: str, load: Callable[[], Any], settings: Mapping[str, Any],
+             distribution: tuple[str | None, str | None]) -> str:  # fmt: skip
+        taken = name in self.plugins
+        if taken:
+            name = f"{name} ({distribution[0] or len(self.plugins)})"
+        brought: dict[str, Any] = {}
+        error: BaseException | None = PluginError("another plugin has this name") if taken else None
+        if error is None:
+            _, error = _guard(lambda: self._register(name, load, settings, brought))
+        if error is not None:
+            brought.clear()
+            if self._manager.has_plugin(name):
+                self._manager.unregister(name=name)
+            log.warning("plugin %s is broken: %s", name, _one_line(error))
+        for collector_name, made in brought.items():
+            self.collectors[collector_name] = RegisteredCollector(made, name, settings)
+        text = None if error is None else _one_line(error)
+        self.plugins[name] = PluginStatus(name, *distribution, error is None, text, tuple(sorted(brought)))
+        return name
+
+    def _register(self, name: str, load: Callable[[], Any], settings: Mapping[str, Any], brought: dict[str, Any]) -> None:
+        plugin = load()
+        if isinstance(plugin, type):
+            plugin = plugin(settings)
+        self._manager.register(plugin, name)
+        self._manager.check_pending()
+
+        def register(made: Any) -> None:
+            collector_name = check_collector(made)
+            if collector_name in brought or collector_name in self.collectors:
+                owner = self.collectors[collector_name].plugin if collector_name in self.collectors else name
+                raise PluginError(f'collector name "{collector_name}" is taken by plugin {owner}')
+            brought[collector_name] = made
+
+        self.call(name, "register_collectors", register=register, settings=settings)
+
+
+def _import_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"geckosched_file_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+_NAME = re.compile(r"[\w][\w.:@/+-]{0,199}")
+
+
+def check_name(name: object, what: str) -> str:
+    """Return a collector's name or a job id if it may be one. Raises ConfigError."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(f"{what}: found {name!r}, allowed are letters, digits and . _ - : @ / +, at most 200")
+    return name
+
+
+def check_collector(made: Any) -> str:
+    """Return the name of a collector (class or instance) after checking what it declares. Raises ConfigError."""
+    if not callable(getattr(made, "collect", None)):
+        raise ConfigError(f"found {made!r}, allowed are Collector classes, instances and @collector functions")
+    name = check_name(getattr(made, "name", None), f"name of collector {made!r}"[:200])
+    options = getattr(made, "Options", None)
+    if options is not None:
+        if not dataclasses.is_dataclass(options):
+            raise ConfigError(f"collector {name}: Options is {options!r}, allowed is a dataclass")
+        for f in dataclasses.fields(options):
+            if f.name in OUR_OPTIONS:
+                raise ConfigError(f'collector {name}: an option can\'t be called "{f.name}", which is a setting of every job')
+    parse_every(getattr(made, "every", "1h"), f"collector {name} every")
+    return name
+
+
+# ======================================================================================================================
+# 9  Store
+# ======================================================================================================================
+
+_FILE_ERRORS = frozenset((5, 6, 7, 8, 10, 11, 13, 14, 15, 26))  # busy locked nomem readonly ioerr corrupt full cantopen ...
+_JOB_COLUMNS: dict[str, Any] = {
+    "job_id": str, "collector": str, "plugin": str, "every": str, "at": str, "quiet": str, "enabled": int,
+    "disabled_at": str, "state": str, "breaker": str, "consecutive_errors": int, "consecutive_rate_limits": int,
+    "opened_at": str, "retry_at": str, "next_run_at": str, "last_run_id": int, "last_scheduled_for": str,
+    "last_success_at": str, "last_sign_at": str, "last_failure_id": int, "last_rows_at": str, "runs": int, "errors": int,
+    "rows": int, "missed": int, "lost": int, "seconds": float, "abandoned": int, "retired_at": str,
+}  # fmt: skip
+_RUN_COLUMNS: dict[str, Any] = {
+    "id": int, "job_id": str, "reason": str, "scheduled_for": str, "started_at": str, "finished_at": str, "outcome": str,
+    "rows": int, "calls": int, "missed": int, "lost": int, "detail": str, "error_type": str, "error": str,
+    "traceback": str, "instance_id": str,
+}  # fmt: skip
+_REQUEST_COLUMNS: dict[str, Any] = {
+    "id": int, "action": str, "job_id": str, "arguments": str, "requested_at": str, "requested_by": str,
+    "answered_at": str, "answer": str, "run_id": int,
+}  # fmt: skip
+_INSTANCE_COLUMNS: dict[str, Any] = {
+    "id": str, "pid": int, "host": str, "version": str, "started_at": str, "heartbeat_at": str, "stopped_at": str,
+    "abandoned": int, "plugins": str,
+}  # fmt: skip
+
+
+_MIGRATIONS = ("m001_first_schema",)
+
+
+def _migrations() -> Any:
+    """Return the migrations of our tables, oldest first, named in `_MIGRATIONS`. Released ones are never edited."""
+    from sqlite_utils.migrations import Migrations
+
+    migrations = Migrations("geckosched")
+
+    @migrations()
+    def m001_first_schema(db: Any) -> None:
+        zeros = dict.fromkeys(("consecutive_errors", "consecutive_rate_limits", "runs", "errors", "rows", "missed",
+                               "lost", "abandoned"), 0)  # fmt: skip
+        db["geckosched_jobs"].create(
+            _JOB_COLUMNS, pk="job_id", defaults={**zeros, "seconds": 0.0, "state": "{}", "breaker": "closed"})
+        db["geckosched_runs"].create(_RUN_COLUMNS, pk="id", defaults=dict.fromkeys(("rows", "calls", "missed", "lost"), 0))
+        db["geckosched_runs"].create_index(["job_id"])
+        db.execute("CREATE INDEX geckosched_runs_open ON geckosched_runs (id) WHERE outcome IS NULL")
+        db["geckosched_losses"].create(
+            {"run_id": int, "job_id": str, "target": str, "count": int, "since": str, "until": str})
+        db["geckosched_losses"].create_index(["job_id", "until"])
+        db["geckosched_requests"].create(_REQUEST_COLUMNS, pk="id")
+        db.execute("CREATE INDEX geckosched_requests_open ON geckosched_requests (id) WHERE answered_at IS NULL")
+        db["geckosched_budgets"].create(
+            {"name": str, "rate": str, "burst": int, "calls": str, "closed_until": str}, pk="name")
+        db["geckosched_instances"].create(_INSTANCE_COLUMNS, pk="id")
+
+    return migrations
+
+
+def _is_of_the_file(error: BaseException) -> bool:
+    """Whether an error is of the file (locked, full, read-only, corrupt), not of what was to be written."""
+    return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in _FILE_ERRORS
+
+
+def _quote(name: str) -> str:
+    """Quote a table's or column's name: names are data, never SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+class Store:
+    """The SQLite file: opened for the one writer, or for reading. Holds the collected tables and ours."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).expanduser().absolute()
+
+    def open_writer(self) -> sqlite3.Connection:
+        """Open for the leader: WAL, migrations applied in one transaction. Raises StoreError in words."""
+        import sqlite_utils
+
+        try:
+            connection = sqlite3.connect(self.path, timeout=0.25, isolation_level=None, check_same_thread=False)
+            connection.row_factory = sqlite3.Row
+            _retry_locked(lambda: connection.execute("PRAGMA journal_mode=WAL"))  # ignores the timeout (trap 19)
+            connection.execute("PRAGMA synchronous=NORMAL")
+            db = sqlite_utils.Database(connection, execute_plugins=False)
+            _retry_locked(lambda: connection.execute("BEGIN IMMEDIATE"))
+            migrations = _migrations()
+            newer = [migration.name for migration in migrations.applied(db) if migration.name not in _MIGRATIONS]
+            if newer:
+                connection.execute("ROLLBACK")
+                raise StoreError(f"{self.path}: written by a newer geckosched ({newer[-1]}), upgrade this one")
+            migrations.apply(db)
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path}: {error}") from error
+        return connection
+
+    def open_reader(self) -> sqlite3.Connection:
+        """Open read-only: sees all that is committed, writes nothing. Raises StoreError if there is no file."""
+        try:
+            connection = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=5.0, isolation_level=None,
+                                         check_same_thread=False)  # fmt: skip
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA query_only=ON")
+        except sqlite3.Error as error:
+            missing = "" if self.path.exists() else " (there is no such file)"
+            raise StoreError(f"{self.path}: {error}{missing}") from error
+        return connection
+
+    def read(self, sql: str, params: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """Run one query of ours on a connection of its own; a store that is not there yet has no rows."""
+        if not self.path.exists():
+            return []
+        with contextlib.closing(self.open_reader()) as connection:
+            try:
+                return connection.execute(sql, params).fetchall()
+            except sqlite3.OperationalError as error:
+                if "no such table: geckosched_" in str(error):
+                    return []
+                raise StoreError(f"{self.path}: {error}") from error
+            except sqlite3.Error as error:
+                raise StoreError(f"{self.path}: {error}") from error
+
+    def ask(self, action: str, job_id: str, arguments: Mapping[str, Any], now: int) -> int:
+        """Leave a request for the leader; returns its id."""
+        who = f"{os.getpid()}@{socket.gethostname()}"
+        return self._request("INSERT INTO geckosched_requests (action, job_id, arguments, requested_at, requested_by) "
+                             "VALUES (?,?,?,?,?)", (action, job_id, json.dumps(arguments), to_text(now), who))  # fmt: skip
+
+    def expire(self, request: int, now: int) -> bool:
+        """Take back a request that nobody answered; False if somebody did after all."""
+        return bool(self._request("UPDATE geckosched_requests SET answered_at=?, answer='expired' WHERE id=? "
+                                  "AND answered_at IS NULL", (to_text(now), request), count=True))  # fmt: skip
+
+    def _request(self, sql: str, params: Sequence[Any], *, count: bool = False) -> int:
+        try:
+            with contextlib.closing(sqlite3.connect(self.path, timeout=5.0, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                cursor = connection.execute(sql, params)
+                connection.execute("COMMIT")
+                return cursor.rowcount if count else int(cursor.lastrowid or 0)
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path}: {error}") from error
+
+    def runs(self, where: str = "1", params: Sequence[Any] = (), limit: int = 50) -> list[Run]:
+        """Return runs, newest first."""
+        rows = self.read(f"SELECT * FROM geckosched_runs WHERE {where} ORDER BY id DESC LIMIT ?", (*params, limit))
+        return [_run_of(row) for row in rows]
+
+
+def _retry_locked(call: Callable[[], object], tries: int = 40) -> None:
+    """Do something on a fresh connection that may find the file locked for a moment."""
+    for left in reversed(range(tries)):
+        try:
+            call()
+        except sqlite3.OperationalError:
+            if not left:
+                raise
+            Inbox().wait(0.05)
+        else:
+            return
+
+
+def _run_of(row: sqlite3.Row) -> Run:
+    values = {key: row[key] for key in _RUN_COLUMNS}
+    for key in ("scheduled_for", "started_at", "finished_at"):
+        values[key] = None if values[key] is None else to_datetime(from_text(values[key]))
+    values["reason"] = Reason(values["reason"])
+    values["outcome"] = None if values["outcome"] is None else Outcome(values["outcome"])
+    return Run(**values)
+
+
+class Message:
+    """Something for the writer. Each is written in a savepoint of its own, so that one that SQLite refuses fails alone;
+    `done` or `refused` is called when the group is committed."""
+
+    __slots__ = ()
+
+    def write(self, writer: Writer) -> None:
+        raise GeckoschedError("a message writes something")
+
+    def done(self) -> None:
+        """Tell whoever waits. Must neither wait nor raise."""
+
+    def refused(self, error: BaseException) -> None:
+        log.error("the store refused %s: %s", type(self).__name__, _one_line(error))
+
+
+class Statements(Message):
+    """Statements of ours, each (sql, params); `answer` goes to `reply` when they are committed."""
+
+    __slots__ = ("_answer", "_reply", "_statements")
+
+    def __init__(self, statements: Iterable[tuple[str, Any]], reply: Inbox | None = None, answer: Any = True) -> None:
+        self._statements = list(statements)
+        self._reply = reply
+        self._answer = answer
+
+    def write(self, writer: Writer) -> None:
+        for sql, params in self._statements:
+            writer.connection.execute(sql, params)
+
+    def done(self) -> None:
+        if self._reply is not None:
+            self._reply.put(self._answer)
+
+    def refused(self, error: BaseException) -> None:
+        super().refused(error)
+        if self._reply is not None:
+            self._reply.put(StoreError(_one_line(error)))
+
+
+class Writer:
+    """The loop that owns the only writing connection. All that waits is committed in one transaction (group commit).
+
+    Guarantees: messages are written in the order of the inbox, each whole or not at all; `done` is called after the
+    commit; after a run's Close everything else of that run is refused (the fence). An error of the file (locked, full)
+    rolls the group back and tries it again until it can be written or `give_up` is set.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, clock: Clock) -> None:
+        import sqlite_utils
+
+        self.connection = connection
+        self.inbox = Inbox()
+        self.give_up = False
+        self.trouble: str | None = None  # why nothing can be written at present
+        self._clock = clock
+        self._db = sqlite_utils.Database(connection, execute_plugins=False)
+        self._group: list[Message] = []
+        self._open: set[int] = set()  # runs that may store
+        self._opened: set[int] = set()  # ... by this group
+        self._closed: set[int] = set()
+        self._statements: dict[tuple[Any, ...], str] = {}
+        self._columns: dict[str, set[str]] = {}
+        self._finishing = False
+
+    def finish(self) -> None:
+        """Ask the loop to end when all that was put before is written or given up."""
+        self._finishing = True
+        self.inbox.put(None)
+
+    def turn(self) -> bool:
+        """Wait for messages and commit them; False when the loop is at its end."""
+        if not self._group:
+            self._clock.wait(self.inbox, 1.0)
+        finishing = self._finishing  # read first: what was put before finish() is drained now
+        self._group += self.inbox.drain()
+        if self._group:
+            self._commit()
+        return not (finishing and not self._group)
+
+    def _commit(self) -> None:
+        refused: dict[int, BaseException] = {}
+        try:
+            while not self._transaction(refused):
+                self._roll_back()
+        except sqlite3.Error as error:
+            self._roll_back()
+            self._wait_for_the_file(error)
+            return
+        if self.trouble is not None:
+            log.warning("the store can be written again")
+            self.trouble = None
+        self._open |= self._opened
+        self._open -= self._closed
+        group, self._group = self._group, []
+        self._opened, self._closed = set(), set()
+        for message in group:
+            if (found := refused.get(id(message))) is None:
+                message.done()
+            else:
+                message.refused(found)
+
+    def _transaction(self, refused: dict[int, BaseException]) -> bool:
+        """Write the group in one transaction; False if a refused message took the whole transaction with it."""
+        execute = self.connection.execute
+        execute("BEGIN IMMEDIATE")
+        for message in self._group:
+            if id(message) in refused:
+                continue
+            execute("SAVEPOINT message")
+            try:
+                message.write(self)
+            except (Exception, Signal) as error:
+                if _is_of_the_file(error):
+                    raise
+                refused[id(message)] = error
+                self._statements.clear()  # what this message created or altered is gone again
+                self._columns.clear()
+                if not self.connection.in_transaction:
+                    return False
+                execute("ROLLBACK TO message")
+            execute("RELEASE message")
+        execute("COMMIT")
+        return True
+
+    def _roll_back(self) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+        self._opened, self._closed = set(), set()
+        self._statements.clear()
+        self._columns.clear()
+
+    def _wait_for_the_file(self, error: sqlite3.Error) -> None:
+        if self.give_up:
+            group, self._group = self._group, []
+            log.error("given up: %d messages that the store could not take (%s)", len(group), error)
+            for message in group:
+                message.refused(StoreError(f"given up: {error}"))
+            return
+        if self.trouble is None:
+            log.error("the store can't be written, waiting: %s", error)
+        self.trouble = str(error)
+        Inbox().wait(0.05)
+
+    # What messages call, within their savepoint.
+
+    def open_run(self, run_id: int) -> None:
+        self._opened.add(run_id)
+
+    def close_run(self, run_id: int) -> None:
+        self._closed.add(run_id)
+
+    def is_open(self, run_id: int) -> bool:
+        """Whether a run may still store: the fence against threads that were abandoned."""
+        return (run_id in self._open or run_id in self._opened) and run_id not in self._closed
+
+    def write_rows(self, group: RowGroup) -> int:
+        """Write one group of rows by one prepared statement; returns how many were inserted or changed."""
+        try:
+            sql = self._statements.get(group[:6]) or self._prepare(group)
+            return self.connection.executemany(sql, group.rows).rowcount
+        except (sqlite3.Error, ValueError, OverflowError) as error:
+            if _is_of_the_file(error):
+                raise
+            raise YieldRefused(f"{group.table}: {_one_line(error)}") from error
+
+    def _prepare(self, group: RowGroup) -> str:
+        """Create or evolve the table as the group needs it, and make its statement."""
+        table = self._db.table(group.table)
+        columns = self._columns.get(group.table)
+        if columns is None:
+            if not table.exists():
+                blob = dict.fromkeys(group.columns, "BLOB")  # the affinity that changes no value
+                self._db.create_table(group.table, blob, pk=group.pk or None)
+            columns = self._columns[group.table] = {column.lower() for column in table.columns_dict}
+        for column in group.columns:
+            if column.lower() not in columns:
+                table.add_column(column, "BLOB")
+                columns.add(column.lower())
+        for index in group.indexes:
+            name = f"idx_{group.table}_{'_'.join(index)}"
+            table.create_index(list(index), index_name=name, if_not_exists=True)
+        sql = self._statements[group[:6]] = _insert_sql(group)
+        return sql
+
+
+def _insert_sql(group: RowGroup) -> str:
+    """Return the statement of a group: an update names and compares only what the rows have (traps 23, 24)."""
+    names = ", ".join(map(_quote, group.columns))
+    sql = f"INSERT INTO {_quote(group.table)} ({names}) VALUES ({', '.join('?' * len(group.columns))})"
+    if not group.pk:
+        return sql
+    sql += f" ON CONFLICT ({', '.join(map(_quote, group.pk))}) DO "
+    values = [column for column in group.columns if column not in group.pk]
+    compared = [_quote(column) for column in values if column not in group.stamp]
+    if group.on_conflict == "ignore" or not compared:
+        return sql + "NOTHING"
+    assignments = ", ".join(f"{name}=excluded.{name}" for name in map(_quote, values))
+    changes = " OR ".join(f"{_quote(group.table)}.{name} IS NOT excluded.{name}" for name in compared)
+    return f"{sql}UPDATE SET {assignments} WHERE {changes}"
+
+
+# --- What `status` shows ----------------------------------------------------------------------------------------------
+
+STALE_HEARTBEAT = 10 * SECOND
+
+
+def health_of(job: Mapping[str, Any], now: int, leader_since: int | None, lost_lately: int, broken: bool) -> Health:
+    """Judge a job by its row. The three intervals of silence count from the later of the last sign of life and the
+    leader's start, and are at least three minutes; with nobody leading, silence says nothing about the job."""
+    every = parse_duration(job["every"])
+    sign = _from_text_or_none(job["last_sign_at"])
+    if not job["enabled"] or job["disabled_at"] is not None:
+        return Health.DISABLED
+    silent_since = None if leader_since is None else max(leader_since, sign or 0)
+    silent = silent_since is not None and now - silent_since > max(3 * every, 3 * MINUTE)
+    if broken or job["breaker"] != BreakerState.CLOSED or job["abandoned"] or silent:
+        return Health.UNHEALTHY
+    if not job["runs"]:
+        return Health.PENDING
+    rows_at = _from_text_or_none(job["last_rows_at"]) or leader_since
+    quiet = job["quiet"] is not None and rows_at is not None and now - rows_at > parse_duration(job["quiet"])
+    return Health.DEGRADED if job["consecutive_errors"] or lost_lately or quiet else Health.HEALTHY
+
+
+_STATUS_SQL = """
+    SELECT j.*, r.outcome AS last_outcome, r.started_at AS last_started_at, r.finished_at AS last_finished_at,
+           CASE WHEN f.error IS NULL THEN f.detail WHEN f.error_type IS NULL THEN f.error
+                ELSE f.error_type || ': ' || f.error END AS last_error,
+           (SELECT started_at FROM geckosched_runs o WHERE o.job_id = j.job_id AND o.outcome IS NULL
+             ORDER BY id DESC LIMIT 1) AS running_since,
+           (SELECT total(outcome IN ('succeeded', 'partial')) / nullif(count(*), 0) FROM
+             (SELECT outcome FROM geckosched_runs h WHERE h.job_id = j.job_id
+               AND outcome IN ('succeeded', 'partial', 'failed', 'timed_out') ORDER BY id DESC LIMIT 100)
+           ) AS success_rate,
+           (SELECT total(count) FROM geckosched_losses l WHERE l.job_id = j.job_id AND l.until >= ?) AS lost_lately
+      FROM geckosched_jobs j
+      LEFT JOIN geckosched_runs r ON r.id = j.last_run_id
+      LEFT JOIN geckosched_runs f ON f.id = j.last_failure_id
+     WHERE j.retired_at IS NULL
+     ORDER BY j.job_id
+"""
+
+
+def read_jobs(store: Store, now: int, leader_since: int | None, broken: Iterable[str]) -> list[JobStatus]:
+    """Return the status of every job in the store. `success_rate` is over the last 100 runs that say something."""
+    rows = store.read(_STATUS_SQL, (to_text(now - DAY),))
+    return [_job_status(row, now, leader_since, row["plugin"] in set(broken)) for row in rows]
+
+
+def _job_status(row: sqlite3.Row, now: int, leader_since: int | None, broken: bool) -> JobStatus:
+    def moment(name: str) -> datetime | None:
+        return None if row[name] is None else to_datetime(from_text(row[name]))
+
+    started, finished, since = moment("last_started_at"), moment("last_finished_at"), moment("running_since")
+    return JobStatus(
+        job_id=row["job_id"], collector=row["collector"], plugin=row["plugin"], every=row["every"],
+        enabled=bool(row["enabled"]), disabled_at=moment("disabled_at"),
+        health=health_of(cast(Mapping[str, Any], row), now, leader_since, int(row["lost_lately"]), broken),
+        breaker=BreakerState(row["breaker"]), consecutive_errors=row["consecutive_errors"], retry_at=moment("retry_at"),
+        next_run_at=moment("next_run_at"),
+        running_for=None if since is None else max(0.0, (to_datetime(now) - since).total_seconds()),
+        last_outcome=None if row["last_outcome"] is None else Outcome(row["last_outcome"]),
+        last_started_at=started,
+        last_seconds=None if started is None or finished is None else (finished - started).total_seconds(),
+        last_success_at=moment("last_success_at"), last_rows_at=moment("last_rows_at"), last_error=row["last_error"],
+        runs=row["runs"], errors=row["errors"], success_rate=row["success_rate"], rows=row["rows"], lost=row["lost"],
+        missed=row["missed"],
+    )  # fmt: skip
+
+
+# ======================================================================================================================
+# 10  One run
+# ======================================================================================================================
+
+
+class Admission(StrEnum):
+    """What becomes of a slot or a trigger that comes up now."""
+
+    RUN = "run"
+    WAIT = "wait"  # for a worker, a budget or the store: by priority, then age
+    AFTERWARDS = "afterwards"  # right after the present run; further triggers join
+    MISSED = "missed"  # counted in the next run's `missed`
+    NEVER = "never"  # a disabled job's slot, or an open breaker's before `retry_at`
+
+
+def admit(*, triggered: bool, running: bool, enabled: bool, held: bool, free: bool) -> Admission:
+    """Decide about a slot or a trigger: the second table of the design.
+
+    `held`: the breaker or a rate limit lets no slot by before its time. A trigger passes: a person asks because
+    something was mended. `free`: a worker is free and the job's budget lets it run.
+    """
+    if running:
+        return Admission.AFTERWARDS if triggered else Admission.MISSED
+    if not triggered and (held or not enabled):
+        return Admission.NEVER
+    return Admission.RUN if free else Admission.WAIT
+
+
+class NextRun(NamedTuple):
+    """When a job runs next unless somebody asks, and why; `held` says that slots before do not come up."""
+
+    due: int
+    reason: Reason
+    held: bool
+
+
+def conclude(outcome: Outcome, breaker: Breaker, now: int, *, heard: bool = True, retry_after: int = 0) -> None:
+    """Let the breaker hear how a run ended: the first table of the design. `heard` is False for a disabled job."""
+    if not heard:
+        return
+    if outcome in (Outcome.SUCCEEDED, Outcome.PARTIAL):
+        breaker.success()
+    elif outcome in (Outcome.FAILED, Outcome.TIMED_OUT):
+        breaker.error(now)
+    elif outcome is Outcome.RATE_LIMITED:
+        breaker.rate_limited(now, retry_after)
+    else:
+        breaker.neutral(now)
+
+
+def next_run(breaker: Breaker, slot: int, again_at: int | None = None) -> NextRun:
+    """Decide when a job runs next, `slot` being its next slot: the last column of the first table.
+
+    An open breaker or a rate limit puts it off, an error with the breaker closed only brings it forward, and so does
+    what SkipRun asked for (`again_at`).
+    """
+    retry = breaker.retry_at
+    if breaker.state is not BreakerState.CLOSED and retry is not None:
+        return NextRun(retry, Reason.PROBE, True)
+    if breaker.consecutive_rate_limits and retry is not None:
+        return NextRun(retry, Reason.RETRY, True)
+    sooner = min((t for t in (retry, again_at) if t is not None), default=slot)
+    return NextRun(sooner, Reason.RETRY, False) if sooner < slot else NextRun(slot, Reason.SCHEDULED, False)
+
+
+def outcome_of(error: BaseException | None, failed: int, good: int, stop: str | None) -> Outcome:
+    """Name how a run ended: by what `collect` raised, by its targets, and by why it was asked to stop, if it was."""
+    if isinstance(error, SkipRun):
+        return Outcome.SKIPPED
+    if isinstance(error, RateLimited):
+        return Outcome.RATE_LIMITED
+    if isinstance(error, RunStopped) and stop is not None:
+        return Outcome.TIMED_OUT if stop == TIME_LIMIT else Outcome.INTERRUPTED
+    if error is not None or (failed and not good):
+        return Outcome.FAILED
+    return Outcome.PARTIAL if failed else Outcome.SUCCEEDED
+
+
+TIME_LIMIT = "time limit"
+SHUTDOWN = "shutdown"
+GRACE = 30 * SECOND  # between the request to stop at the time limit and the abandonment
+
+
+class Ending(NamedTuple):
+    """How a run ended, as the worker saw it; durations in microseconds."""
+
+    outcome: Outcome
+    calls: int = 0
+    detail: str | None = None
+    error_type: str | None = None
+    error: str | None = None
+    traceback: str | None = None
+    retry_after: int = 0
+    again_after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A job as it was registered: what the configuration or Python code says, nothing that happens later."""
+
+    job_id: str
+    collector: Any
+    name: str
+    plugin: str | None
+    settings: Mapping[str, Any]
+    options: Any
+    enabled: bool
+    every: int
+    at: str | None
+    grid: Grid
+    timeout: int
+    priority: int
+    max_consecutive_errors: int
+    quiet: int | None
+    budget: Budget | None
+
+    def make(self) -> Any:
+        """Make the job's own instance of the collector. Plugin code."""
+        return self.collector() if isinstance(self.collector, type) else copy.copy(self.collector)
+
+    def row(self) -> tuple[Any, ...]:
+        """Return what the store keeps of it: the columns of `_SAVE_JOB`."""
+        quiet = None if self.quiet is None else format_duration(self.quiet)
+        return (self.job_id, self.name, self.plugin, format_duration(self.every), self.at, quiet, int(self.enabled))
+
+
+class Execution:
+    """One run of a job, from admission to Close, and what its RunContext stands on (`RunPort`)."""
+
+    __slots__ = ("abandoned", "asked_at", "closed", "context", "id", "job", "lead", "missed", "reason", "scheduled_for",
+                 "service", "started_at", "started_monotonic", "stop", "thread", "waited", "waiters", "waiting_since",
+                 "wake")  # fmt: skip
+
+    def __init__(self, lead: Lead, job: Job, run_id: int, reason: Reason, scheduled_for: int | None, missed: int,
+                 waiters: list[Waiter]) -> None:  # fmt: skip
+        self.lead = lead
+        self.job = job
+        self.id = run_id
+        self.reason = reason
+        self.scheduled_for = scheduled_for
+        self.missed = missed
+        self.waiters = waiters
+        self.service: Service | None = None  # the budget that it counts in
+        self.started_at = lead.clock.now()
+        self.started_monotonic = lead.clock.monotonic()
+        self.context: RunContext | None = None
+        self.thread: int | None = None
+        self.stop: str | None = None  # why it was asked to stop
+        self.asked_at: int | None = None
+        self.closed = False  # the ticker has closed it, whatever the worker still does
+        self.abandoned = False
+        self.wake = Inbox()
+        self.waited = 0  # microseconds spent waiting for the store or a call: they don't count towards the time limit
+        self.waiting_since: int | None = None
+
+    # -- the worker's side
+
+    def run(self) -> Ending:
+        """Run the collector to its end, whatever that is. Called on a worker, after the run's row is committed."""
+        job, registration = self.job, self.job.registration
+        if self.stop is not None:
+            return Ending(Outcome.INTERRUPTED, detail=f"not begun: {self.stop}")
+        self.thread = threading.get_ident()
+        self.context = context = RunContext(
+            self, id=self.id, job_id=registration.job_id, reason=self.reason, scheduled_for=self.scheduled_for,
+            started_at=self.started_at, options=registration.options, settings=registration.settings,
+            budget=registration.budget, saved_state=job.state)  # fmt: skip
+
+        def collect() -> None:
+            if job.instance is None:
+                job.instance = registration.make()
+            drive(job.instance.collect(context), context)
+
+        _, error = _guard(collect)
+        ended, broken = _guard(lambda: self._ending(context, error))
+        return cast(Ending, ended) if broken is None else Ending(Outcome.FAILED, error=_one_line(broken))
+
+    def _ending(self, context: RunContext, error: BaseException | None) -> Ending:
+        failed = {target: text for target, text in context.failed_targets.items()}
+        good = context.good_targets - failed.keys()
+        outcome = outcome_of(error, len(failed), len(good), self.stop)
+        details = [f"{len(failed)} failed, {len(good)} well"] if failed else []
+        details += [f"{target}: {text}"[:500] for target, text in itertools.islice(failed.items(), 20)]
+        if self.asked_at is not None:
+            over = (self.lead.clock.monotonic() - self.asked_at) / SECOND
+            details.append(f"asked to stop ({self.stop}), ended {over:.1f} s later")
+        ending = Ending(outcome, context.calls)
+        if isinstance(error, SkipRun):
+            again = None if error.again_after is None else max(0, round(error.again_after * SECOND))
+            details.insert(0, _clean(str(error.reason)))
+            ending = ending._replace(again_after=again)
+        elif isinstance(error, RateLimited):
+            details.insert(0, f"retry after {error.retry_after:g} s")
+            ending = ending._replace(retry_after=round(error.retry_after * SECOND))
+        elif error is not None and outcome is Outcome.FAILED:
+            name, _, text = _one_line(error).partition(": ")
+            ending = ending._replace(error_type=name, error=text, traceback=_traceback(error))
+        elif outcome is Outcome.FAILED:
+            ending = ending._replace(error=f"every target failed, {next(iter(failed))}: {next(iter(failed.values()))}")
+        return ending._replace(detail="\n".join(details) or None)
+
+    @property
+    def stopping(self) -> bool:
+        return self.stop is not None
+
+    def now(self) -> int:
+        return self.lead.clock.now()
+
+    def pause(self, seconds: float) -> None:
+        clock = self.lead.clock
+        until = clock.monotonic() + round(seconds * SECOND)
+        while self.stop is None and (left := until - clock.monotonic()) > 0:
+            clock.wait(self.wake, left / SECOND)
+            self.wake.drain()
+        if self.stop is not None:
+            raise RunStopped(f"the run must end: {self.stop}")
+
+    def commit(self, groups: list[RowGroup], state: str | None, losses: list[Loss]) -> None:
+        reply = Inbox()
+        calls = self.context.calls if self.context else 0
+        self.lead.writer.inbox.put(CommitRows(self, groups, state, losses, calls, reply))
+        error = self._answer(reply)
+        if error is not None:
+            raise error
+        if self.stop is not None:
+            raise RunStopped(f"the run must end: {self.stop}")
+
+    def query(self, sql: str, params: Any) -> list[dict[str, Any]]:
+        cursor = self.lead.reader().execute(sql, params)
+        return [dict(row) for row in cursor.fetchall()]
+
+    def take_call(self, budget: Budget) -> int:
+        reply = Inbox()
+        if self.stop is not None:
+            raise RunStopped(f"the run must end: {self.stop}")
+        self.lead.ticker.inbox.put((self.lead.ticker.ask_call, self, budget, reply))
+        place = self._answer(reply)
+        if not isinstance(place, int):
+            raise place
+        return place
+
+    def end_call(self, budget: Budget, place: int, error: BaseException | None) -> None:
+        after = round(error.retry_after * SECOND) if isinstance(error, RateLimited) else 0
+        heard = error is None or isinstance(error, RateLimited)
+        refused = isinstance(error, RateLimited)
+        self.lead.ticker.inbox.put((self.lead.ticker.end_call, budget.name, place, refused, heard, after))
+
+    def calls_free(self, budget: Budget) -> int:
+        reply = Inbox()
+        self.lead.ticker.inbox.put((self.lead.ticker.count_free, self, budget, reply))
+        return cast(int, self._answer(reply))
+
+    def shared(self, key: object, factory: Callable[[], Any]) -> Any:
+        return self.lead.shared(key, factory)
+
+    def _answer(self, reply: Inbox) -> Any:
+        """Wait for the writer or the ticker; the wait does not count towards the time limit."""
+        clock = self.lead.clock
+        self.waiting_since = clock.monotonic()
+        while not (answers := reply.drain()):
+            clock.wait(reply, None)
+        waited, self.waiting_since = clock.monotonic() - self.waiting_since, None
+        self.waited += waited
+        return answers[0] if answers[0] is not True else None
+
+    # -- the ticker's side
+
+    def ask_to_stop(self, why: str) -> None:
+        if self.stop is None:
+            self.asked_at = self.lead.clock.monotonic()
+            self.stop = why
+            self.wake.put(True)
+
+    def ran_for(self, monotonic: int) -> int:
+        """Return the microseconds that count towards the time limit."""
+        since = self.waiting_since
+        return monotonic - self.started_monotonic - self.waited - (0 if since is None else monotonic - since)
+
+
+def drive(result: Any, run: RunContext) -> None:
+    """Carry what `collect` returned to its end: a generator, an async one, a coroutine, batches, a batch or None."""
+    if inspect.isgenerator(result):
+        _pump(run, result.__next__, result.throw, result.close)
+    elif inspect.isasyncgen(result):
+        with asyncio.Runner() as runner:
+            _pump(run, lambda: runner.run(_step(result)), lambda error: runner.run(_step(result, error)),
+                  lambda: runner.run(result.aclose()))  # fmt: skip
+    elif inspect.iscoroutine(result):
+        with asyncio.Runner() as runner:
+            result = runner.run(result)
+        run.store(_batches(result))
+    else:
+        run.store(_batches(result))
+
+
+async def _step(generator: Any, error: BaseException | None = None) -> Any:
+    return await (anext(generator) if error is None else generator.athrow(error))
+
+
+def _pump(run: RunContext, advance: Callable[[], Any], throw: Callable[[Any], Any], close: Callable[[], Any]) -> None:
+    """Store each yield, and raise there what storing it raised. A refused one ends the run, whatever catches it."""
+    error: BaseException | None = None
+    while True:
+        try:
+            yielded = advance() if error is None else throw(error)
+        except StopIteration as end:
+            return run.store(_batches(end.value))
+        except StopAsyncIteration:
+            return run.store(())
+        _, error = _guard(lambda: run.store(_batches(yielded)))  # noqa: B023 - called at once
+        if isinstance(error, YieldRefused):
+            refused = error
+            _guard(lambda: throw(refused))  # noqa: B023
+            _guard(close)
+            raise error
+
+
+def _batches(value: Any) -> Iterable[Batch]:
+    """Return the batches of one yield: None (save the state), a Batch, or a list of them."""
+    if value is None:
+        return ()
+    if isinstance(value, Batch):
+        return (value,)
+    if isinstance(value, list | tuple) and all(isinstance(item, Batch) for item in value):
+        return value
+    raise YieldRefused(f"yielded {type(value).__name__}, allowed are a Batch, a list of them, or None")
+
+
+def _traceback(error: BaseException) -> str | None:
+    """Return an error's traceback from the collector's own frame on."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename == __file__:
+        frame = frame.tb_next
+    lines, broken = _guard(lambda: traceback.format_exception(type(error), error, frame))
+    return None if broken is not None else _clean("".join(lines))[-20_000:]
+
+
+class StartRun(Message):
+    """Commits a run's row, then hands the run to a worker."""
+
+    __slots__ = ("_execution",)
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+
+    def write(self, writer: Writer) -> None:
+        e = self._execution
+        if e.closed:
+            return
+        writer.connection.execute(
+            "INSERT INTO geckosched_runs (id, job_id, reason, scheduled_for, started_at, missed, instance_id) "
+            "VALUES (?,?,?,?,?,?,?)",
+            (e.id, e.job.registration.job_id, e.reason, _text_or_none(e.scheduled_for), to_text(e.started_at), e.missed,
+             e.lead.instance_id))  # fmt: skip
+        for waiter in e.waiters:
+            if waiter.request is not None:
+                writer.connection.execute("UPDATE geckosched_requests SET run_id=? WHERE id=?", (e.id, waiter.request))
+        writer.open_run(e.id)
+
+    def done(self) -> None:
+        self._execution.lead.work.put(self._execution)
+        for waiter in self._execution.waiters:
+            waiter.started(self._execution.id)
+
+    def refused(self, error: BaseException) -> None:
+        super().refused(error)
+        ticker = self._execution.lead.ticker
+        ending = Ending(Outcome.INTERRUPTED, detail=_one_line(error))
+        ticker.inbox.put((ticker.ended, self._execution, ending, self._execution.started_at))
+
+
+class CommitRows(Message):
+    """One yield: rows, state and losses in one transaction, if the run may still store."""
+
+    __slots__ = ("_calls", "_execution", "_groups", "_losses", "_reply", "_state")
+
+    def __init__(self, execution: Execution, groups: list[RowGroup], state: str | None, losses: list[Loss], calls: int,
+                 reply: Inbox) -> None:  # fmt: skip
+        self._execution = execution
+        self._groups = groups
+        self._state = state
+        self._losses = losses
+        self._calls = calls
+        self._reply = reply
+
+    def write(self, writer: Writer) -> None:
+        execution, job_id = self._execution, self._execution.job.registration.job_id
+        if not writer.is_open(execution.id):
+            raise RunStopped("the run is closed: nothing of it is stored any more")
+        count = sum(writer.write_rows(group) for group in self._groups)
+        lost = sum(loss.amount for loss in self._losses)
+        execute = writer.connection.execute
+        for loss in self._losses:
+            execute("INSERT INTO geckosched_losses VALUES (?,?,?,?,?,?)", (execution.id, job_id, *loss))
+        execute("UPDATE geckosched_runs SET rows=rows+?, lost=lost+?, calls=? WHERE id=?",
+                (count, lost, self._calls, execution.id))  # fmt: skip
+        rows_at = to_text(execution.lead.clock.now()) if count else None
+        execute("UPDATE geckosched_jobs SET rows=rows+?, lost=lost+?, state=coalesce(?, state), "
+                "last_rows_at=coalesce(?, last_rows_at) WHERE job_id=?",
+                (count, lost, self._state, rows_at, job_id))  # fmt: skip
+
+    def done(self) -> None:
+        if self._state is not None:
+            self._execution.job.state = self._state
+        self._reply.put(True)
+
+    def refused(self, error: BaseException) -> None:
+        self._reply.put(error if isinstance(error, Signal) else RunStopped(_one_line(error)))
+
+
+class CloseRun(Message):
+    """Closes a run and moves its job's row in one transaction; then whoever waits is told."""
+
+    __slots__ = ("_ending", "_execution", "_finished_at", "_job_row")
+
+    def __init__(self, execution: Execution, ending: Ending, finished_at: int, job_row: tuple[Any, ...]) -> None:
+        self._execution = execution
+        self._ending = ending
+        self._finished_at = finished_at
+        self._job_row = job_row
+
+    def write(self, writer: Writer) -> None:
+        e, end = self._execution, self._ending
+        if not writer.is_open(e.id):  # its Start was never committed: there is no row to close
+            return
+        writer.connection.execute(
+            "UPDATE geckosched_runs SET finished_at=?, outcome=?, calls=?, detail=?, error_type=?, error=?, traceback=? "
+            "WHERE id=?",
+            (to_text(self._finished_at), end.outcome, end.calls, end.detail, end.error_type, end.error, end.traceback,
+             e.id))  # fmt: skip
+        writer.connection.execute(_CLOSE_JOB, self._job_row)
+        writer.close_run(e.id)
+
+    def done(self) -> None:
+        for waiter in self._execution.waiters:
+            waiter.finished(self._execution.id)
+
+    def refused(self, error: BaseException) -> None:
+        super().refused(error)
+        self.done()
+
+
+_CLOSE_JOB = """
+    UPDATE geckosched_jobs SET breaker=?, consecutive_errors=?, consecutive_rate_limits=?, opened_at=?, retry_at=?,
+        next_run_at=?, last_run_id=?, last_scheduled_for=?, last_success_at=coalesce(?, last_success_at),
+        last_sign_at=coalesce(?, last_sign_at), last_failure_id=coalesce(?, last_failure_id), runs=runs+1,
+        errors=errors+?, missed=missed+?, seconds=seconds+?, abandoned=?
+    WHERE job_id=?"""
+_SAVE_JOB = """
+    INSERT INTO geckosched_jobs (job_id, collector, plugin, every, at, quiet, enabled, next_run_at)
+    VALUES (?,?,?,?,?,?,?,?)
+    ON CONFLICT (job_id) DO UPDATE SET collector=excluded.collector, plugin=excluded.plugin, every=excluded.every,
+        at=excluded.at, quiet=excluded.quiet, enabled=excluded.enabled, next_run_at=excluded.next_run_at,
+        retired_at=NULL"""
+
+
+class Waiter:
+    """Somebody who waits for a run: a caller in this process (`inbox`), or a request in the store (`request`)."""
+
+    __slots__ = ("inbox", "request")
+
+    def __init__(self, inbox: Inbox | None = None, request: int | None = None) -> None:
+        self.inbox = inbox
+        self.request = request
+
+    def started(self, run_id: int) -> None:
+        if self.inbox is not None:
+            self.inbox.put(("started", run_id))
+
+    def finished(self, run_id: int) -> None:
+        if self.inbox is not None:
+            self.inbox.put(("finished", run_id))
+
+    def closed(self) -> None:
+        """The scheduler stops, or the job is gone, before the run could start."""
+        if self.inbox is not None:
+            self.inbox.put(("closed", None))
+
+
+# ======================================================================================================================
+# 11  Leadership and requests
+# ======================================================================================================================
+
+REQUEST_LIFETIME = 60 * SECOND
+_ACTIONS = ("trigger", "enable", "disable", "reset", "reschedule", "unregister")
+
+
+class LeaderLock:
+    """The lead over a store: an OS lock on a file beside it, which the death of its holder releases.
+
+    flock, not fcntl locks: those don't exclude two schedulers of one process (trap 20). Probing takes a shared lock, so
+    two probers never see each other as leader.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self.path = database.with_name(database.name + ".lock")
+        self._descriptor: int | None = None
+
+    def acquire(self, tries: int = 3) -> bool:
+        """Try to take the lead; a prober may hold the file for a moment, hence the tries."""
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StoreError(f"{self.path}: {error.strerror}") from error
+        for left in reversed(range(tries)):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._descriptor = descriptor
+                return True
+            Inbox().wait(0.02 if left else 0)
+        os.close(descriptor)
+        return False
+
+    def is_held(self) -> bool:
+        """Whether some process leads, this one included."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def release(self) -> None:
+        """Give the lead up. In a forked child closing the copy of the descriptor leaves the parent's lock alone."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class Lead:
+    """Everything that a leading process has: the writer, the ticker, the workers, and what they share.
+
+    A `momentary` lead carries out what one caller asks with nobody leading: no slot comes up, nothing is retired.
+    """
+
+    def __init__(self, store: Store, config: SchedulerConfig, clock: Clock, registrations: Iterable[Registration],
+                 registry: CollectorRegistry, *, momentary: bool, keep: bool, only: frozenset[str] | None) -> None:  # fmt: skip
+        self.store = store
+        self.config = config
+        self.clock = clock
+        self.instance_id = uuid.uuid4().hex[:12]
+        self.started_at = clock.now()
+        self.writer = Writer(store.open_writer(), clock)
+        self.work: queue.SimpleQueue[Execution | None] = queue.SimpleQueue()
+        self._readers = threading.local()
+        self._opened: list[sqlite3.Connection] = []
+        self._shared: dict[object, Any] = {}
+        self._shared_lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self.ticker = Ticker(self, momentary=momentary, only=only)
+        self._take_over(list(registrations), registry, retire=not (momentary or keep))
+
+    def start(self, died: Callable[[], None]) -> None:
+        """Start the loops; `died` is called if the ticker ends by an error of ours."""
+        self._writer_thread = self.spawn("writer", _repeat(self.writer.turn))
+        for _ in range(self.config.max_workers):
+            self.spawn_worker()
+        self._ticker_thread = self.spawn("ticker", lambda: self._tick(died))
+
+    def stop(self, deadline: float) -> None:
+        """Ask the runs to end, wait until `deadline` (time.monotonic), close what is left as interrupted, write all."""
+        self.ticker.inbox.put((self.ticker.stop,))
+        self._ticker_thread.join(max(0.0, deadline - time.monotonic()))
+        self.ticker.inbox.put((self.ticker.give_up,))
+        self._ticker_thread.join(0.3)
+        end = "UPDATE geckosched_instances SET stopped_at=?, heartbeat_at=? WHERE id=?"
+        now = to_text(self.clock.now())
+        self.writer.inbox.put(Statements([(end, (now, now, self.instance_id))]))
+        self.writer.finish()
+        self._writer_thread.join(max(0.2, deadline - time.monotonic()))
+        self.writer.give_up = True
+        self._writer_thread.join(0.4)
+        for _ in self._threads:
+            self.work.put(None)
+        for thread in self._threads:
+            if not thread.name.startswith("geckosched-worker") or self.ticker.all_ended:
+                thread.join(0.1)
+        if self._writer_thread.is_alive():
+            return  # a disk that doesn't answer: its connection can't be closed under it
+        for resource in (*self._shared.values(), *self._opened, self.writer.connection):
+            if callable(close := getattr(resource, "close", None)):
+                _guard(close)
+
+    def spawn(self, name: str, call: Callable[[], None]) -> threading.Thread:
+        """Start a daemon thread: one that hangs in plugin code must not keep the process (trap 8)."""
+        thread = threading.Thread(target=call, name=f"geckosched-{name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return thread
+
+    def spawn_worker(self) -> None:
+        self.spawn("worker", self._work)
+
+    def _work(self) -> None:
+        """Run what the writer hands over. A worker whose run was abandoned has been replaced: it ends."""
+        while (execution := self.work.get()) is not None:
+            ending = execution.run()
+            self.ticker.inbox.put((self.ticker.ended, execution, ending, self.clock.now()))
+            if execution.abandoned:
+                return
+
+    def _tick(self, died: Callable[[], None]) -> None:
+        try:
+            while self.ticker.turn():
+                pass
+        except Exception:
+            log.exception("the ticker died; this is a bug of geckosched")
+            died()
+
+    def reader(self) -> sqlite3.Connection:
+        """Return this thread's reading connection."""
+        connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
+        if connection is None:
+            connection = self._readers.connection = self.store.open_reader()
+            self._opened.append(connection)
+        return connection
+
+    def shared(self, key: object, factory: Callable[[], Any]) -> Any:
+        with self._shared_lock:
+            if key not in self._shared:
+                self._shared[key] = factory()
+            return self._shared[key]
+
+    def _take_over(self, registrations: list[Registration], registry: CollectorRegistry, *, retire: bool) -> None:
+        """Read what the last leader left, in one transaction: orphans are closed, jobs that are gone are retired."""
+        connection, now = self.writer.connection, self.clock.now()
+        plugins = json.dumps([plugin.as_dict() for plugin in registry.plugins.values()])
+        _retry_locked(lambda: connection.execute("BEGIN IMMEDIATE"))
+        try:
+            _close_orphans(connection, now)
+            rows = {row["job_id"]: row for row in connection.execute(_RESTORE_SQL)}
+            connection.execute(
+                "INSERT INTO geckosched_instances VALUES (?,?,?,?,?,?,NULL,0,?)",
+                (self.instance_id, os.getpid(), socket.gethostname(), __version__, to_text(now), to_text(now), plugins))
+            known = {registration.job_id for registration in registrations}
+            broken = {plugin.name for plugin in registry.plugins.values() if not plugin.ok}
+            if retire:
+                gone = [(to_text(now), row["job_id"]) for row in rows.values()
+                        if row["job_id"] not in known and row["retired_at"] is None and row["plugin"] not in broken]  # fmt: skip
+                connection.executemany("UPDATE geckosched_jobs SET retired_at=? WHERE job_id=?", gone)
+            for row in connection.execute("SELECT * FROM geckosched_budgets"):
+                self.ticker.restore_budget(row, now)
+            last = "SELECT max((SELECT coalesce(max(id), 0) FROM geckosched_runs), " \
+                   "(SELECT coalesce(max(last_run_id), 0) FROM geckosched_jobs))"  # fmt: skip
+            self.ticker.last_run_id = int(connection.execute(last).fetchone()[0])
+            saved = [self.ticker.add(registration, rows.get(registration.job_id)) for registration in registrations]
+            connection.executemany("DELETE FROM geckosched_jobs WHERE job_id=?", [(job[0],) for job, new in saved if new])
+            connection.executemany(_SAVE_JOB, [job for job, _ in saved])
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            connection.close()
+            raise
+
+
+_RESTORE_SQL = """
+    SELECT j.*, r.outcome AS last_outcome, r.scheduled_for AS last_slot,
+           (SELECT outcome FROM geckosched_runs b WHERE b.job_id = j.job_id AND b.id < j.last_run_id
+             ORDER BY id DESC LIMIT 1) AS outcome_before
+      FROM geckosched_jobs j LEFT JOIN geckosched_runs r ON r.id = j.last_run_id"""
+
+
+def _close_orphans(connection: sqlite3.Connection, now: int) -> None:
+    """Close the runs of a process that died as interrupted; its last heartbeat is the best guess when."""
+    for run in connection.execute(
+        "SELECT r.*, i.heartbeat_at FROM geckosched_runs r LEFT JOIN geckosched_instances i ON i.id = r.instance_id "
+        "WHERE r.outcome IS NULL ORDER BY r.id").fetchall():  # fmt: skip
+        ended = max(run["started_at"], run["heartbeat_at"] or run["started_at"])
+        seconds = (from_text(ended) - from_text(run["started_at"])) / SECOND
+        connection.execute("UPDATE geckosched_runs SET outcome=?, finished_at=?, detail=? WHERE id=?",
+                           (Outcome.INTERRUPTED, ended, "its process ended without closing it", run["id"]))  # fmt: skip
+        connection.execute(
+            "UPDATE geckosched_jobs SET runs=runs+1, missed=missed+?, seconds=seconds+?, last_run_id=?, "
+            "last_scheduled_for=max(coalesce(last_scheduled_for, ''), coalesce(?, last_scheduled_for, '')) WHERE job_id=?",
+            (run["missed"], seconds, run["id"], run["scheduled_for"], run["job_id"]))  # fmt: skip
+    connection.execute("UPDATE geckosched_jobs SET last_scheduled_for=NULL WHERE last_scheduled_for=''")
+    connection.execute("UPDATE geckosched_jobs SET abandoned=0 WHERE abandoned")
+
+
+def _repeat(turn: Callable[[], bool]) -> Callable[[], None]:
+    """Return the body of a loop's thread."""
+
+    def loop() -> None:
+        while turn():
+            pass
+
+    return loop
+
+
+class Watcher:
+    """The loop between processes: reads their requests, stores the ticker's last turn as heartbeat, and seeks the lead
+    while standing by. It lives in real time, as processes do."""
+
+    EVERY = 0.5  # seconds
+    HEARTBEAT = 2.0
+
+    def __init__(self, scheduler: CollectionScheduler) -> None:
+        self.inbox = Inbox()
+        self._scheduler = scheduler
+        self._seen = 0
+        self._next_heartbeat = 0.0
+
+    def turn(self) -> bool:
+        """Wait half a second, then look; False when the scheduler stops."""
+        self.inbox.wait(self.EVERY)
+        if "stop" in self.inbox.drain():
+            return False
+        try:
+            lead = self._scheduler.lead
+            if lead is None:
+                self._scheduler.try_to_lead()
+            else:
+                self._beat(lead)
+                self._read_requests(lead)
+        except (GeckoschedError, sqlite3.Error) as error:
+            log.warning("watcher: %s", _one_line(error))
+        return True
+
+    def _beat(self, lead: Lead) -> None:
+        now = time.monotonic()
+        if now >= self._next_heartbeat and lead.writer.trouble is None:
+            self._next_heartbeat = now + self.HEARTBEAT
+            sql = "UPDATE geckosched_instances SET heartbeat_at=? WHERE id=?"
+            lead.writer.inbox.put(Statements([(sql, (to_text(lead.ticker.last_turn), lead.instance_id))]))
+
+    def _read_requests(self, lead: Lead) -> None:
+        sql = "SELECT * FROM geckosched_requests WHERE answered_at IS NULL AND id > ? ORDER BY id"
+        now = Clock().now()
+        for row in lead.reader().execute(sql, (self._seen,)).fetchall():
+            self._seen = row["id"]
+            answer = "refused: unknown action" if row["action"] not in _ACTIONS else None
+            if now - from_text(row["requested_at"]) > REQUEST_LIFETIME:
+                answer = "expired"
+            if answer is not None:
+                sql = "UPDATE geckosched_requests SET answered_at=?, answer=? WHERE id=?"
+                lead.writer.inbox.put(Statements([(sql, (to_text(now), answer, row["id"]))]))
+                continue
+            arguments = json.loads(row["arguments"] or "{}")
+            lead.ticker.inbox.put((lead.ticker.operate, row["action"], row["job_id"], arguments, None, row["id"]))
+
+
+# ======================================================================================================================
+# 12  The ticker
+# ======================================================================================================================
+
+
+class Waiting:
+    """A run that waits for a worker or a budget: what it will be when it starts."""
+
+    __slots__ = ("entry", "missed", "reason", "scheduled_for", "since", "waiters")
+
+    def __init__(self, reason: Reason, scheduled_for: int | None, missed: int, waiters: list[Waiter], since: int) -> None:
+        self.reason = reason
+        self.scheduled_for = scheduled_for
+        self.missed = missed
+        self.waiters = waiters
+        self.since = since
+        self.entry = 0
+
+
+class Job:
+    """A job as the ticker keeps it. `accounted` is the last slot that was served, missed or passed over."""
+
+    __slots__ = ("abandoned", "accounted", "breaker", "disabled_at", "dormant", "enabled", "instance", "missed", "next",
+                 "queued", "registration", "repeats", "running", "slot", "state", "waiting")  # fmt: skip
+
+    def __init__(self, registration: Registration, config: SchedulerConfig) -> None:
+        self.registration = registration
+        self.breaker = Breaker(registration.max_consecutive_errors, parse_duration(config.error_recovery_delay),
+                               parse_duration(config.max_recovery_delay))  # fmt: skip
+        self.slot: TimetableJob  # its place in the timetable
+        self.enabled = registration.enabled
+        self.disabled_at: int | None = None
+        self.dormant = False  # no slots here: a momentary lead, or left out by `only`
+        self.state = "{}"
+        self.instance: Any = None
+        self.accounted: int | None = None
+        self.repeats: int | None = None  # the slot that a retry, probe or rerun repeats
+        self.next: NextRun | None = None
+        self.missed = 0
+        self.running: Execution | None = None
+        self.waiting: Waiting | None = None
+        self.queued: list[Waiter] = []  # who asked while it was running
+        self.abandoned = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether its slots count: neither the operator nor the configuration switched it off."""
+        return self.enabled and self.disabled_at is None
+
+
+class Service:
+    """A budget in use: its ledger, the calls that wait, and the runs of jobs that name it."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.ledger = Ledger(budget)
+        self.waiting: list[tuple[int, int, Execution, Inbox]] = []
+        self.running = 0
+        self.priorities: collections.Counter[int] = collections.Counter()
+
+
+_QueueKey = tuple[str | None, bool]  # a budget's name, and whether it is for its most urgent jobs
+_LATE = MINUTE
+
+
+class Ticker:
+    """The loop that owns the Timetable and every job's bookkeeping. Others speak to it through its inbox, in calls
+    `(method, *arguments)`. It runs no plugin code and never waits for the disk."""
+
+    def __init__(self, lead: Lead, *, momentary: bool, only: frozenset[str] | None) -> None:
+        self.inbox = Inbox()
+        self.jobs: dict[str, Job] = {}
+        self.last_run_id = 0
+        self.last_turn = lead.clock.now()
+        self._lead = lead
+        self._clock = lead.clock
+        self._timetable = Timetable(lead.clock.now)
+        self._momentary = momentary
+        self._only = only
+        self._catchup = lead.config.catchup == "latest"
+        self._running: set[Execution] = set()
+        self._queues: dict[_QueueKey, list[tuple[int, int, int, int, Job]]] = {}
+        self._waiting = 0
+        self._services: dict[str, Service] = {}
+        self._deadlines: list[tuple[int, int, Execution]] = []
+        self._numbers = itertools.count(1)
+        self._abandoned = 0
+        self._gave_up = False
+        self._stopping = False
+        self._offset = lead.clock.now() - lead.clock.monotonic()
+
+    @property
+    def all_ended(self) -> bool:
+        """Whether no run's thread is alive any more."""
+        return not (self._running or self._abandoned or self._gave_up)
+
+    # -- the loop
+
+    def turn(self) -> bool:
+        """Wait for a message or a moment, then do all that is due; False when the loop is at its end."""
+        self._clock.wait(self.inbox, self._pause())
+        self._watch_the_clock()
+        for call, *arguments in self.inbox.drain():
+            call(*arguments)
+        if self._stopping:
+            return bool(self._running)
+        self._timetable.run_pending()
+        self._enforce_time_limits()
+        for service in self._services.values():
+            self._serve_calls(service)
+        self._dispatch()
+        self.last_turn = self._clock.now()
+        return True
+
+    def _pause(self) -> float:
+        """Return the seconds until something is due, at most one."""
+        if self.inbox:
+            return 0.0
+        now, soonest = self._clock.now(), SECOND
+        if (due := self._timetable.next_due()) is not None:
+            soonest = min(soonest, due - now)
+        if self._deadlines:
+            soonest = min(soonest, self._deadlines[0][0] - self._clock.monotonic())
+        for service in self._services.values():
+            if service.waiting and (free := service.ledger.next_free(now)) is not None:
+                soonest = min(soonest, free - now)
+            if self._waiting and service.ledger.closed_until > now:
+                soonest = min(soonest, service.ledger.closed_until - now)
+        return max(0, soonest) / SECOND
+
+    def _watch_the_clock(self) -> None:
+        """Compare wall and monotonic time. After a step back the grid is read anew, so that no job waits for the old
+        time to come again; a step forward (or a suspended machine) just makes slots due."""
+        offset = self._clock.now() - self._clock.monotonic()
+        step, self._offset = offset - self._offset, offset
+        if abs(step) < SECOND:
+            return
+        now = self._clock.now()
+        log.warning("the clock was set %+.1f s", step / SECOND)
+        if step < 0:
+            for service in self._services.values():
+                service.ledger.mend(now)
+            for job in self.jobs.values():
+                job.accounted = None if job.accounted is None else min(job.accounted, job.registration.grid.before(now))
+                job.breaker.mend(now)
+                if job.next is not None:
+                    self._plan(job, next_run(job.breaker, job.registration.grid.after(now)))
+
+    # -- jobs come, change and go
+
+    def add(self, registration: Registration, row: sqlite3.Row | None) -> tuple[tuple[Any, ...], bool]:
+        """Take a job in, with what the store kept of it. Returns the row to save, and whether the old one (of another
+        collector) must go first."""
+        now = self._clock.now()
+        foreign = row is not None and row["collector"] != registration.name
+        if foreign:
+            log.warning("job %s was of another collector: it starts anew", registration.job_id)
+            row = None
+        job = Job(registration, self._lead.config)
+        job.slot = self._timetable.add(registration.grid, lambda due: self._on_due(job, due))
+        job.dormant = self._momentary or (self._only is not None and registration.job_id not in self._only)
+        if row is not None:
+            job.state = row["state"]
+            job.accounted = _from_text_or_none(row["last_scheduled_for"])
+            job.disabled_at = _from_text_or_none(row["disabled_at"])
+            job.breaker.restore(row, now)
+        self.jobs[registration.job_id] = job
+        if registration.budget is not None:
+            service = self._service(registration.budget)
+            service.ledger.budget = self._lead.config.budgets.get(registration.budget.name, registration.budget)
+            service.priorities[registration.priority] += 1
+        if job.active:
+            self._plan_first(job, row, now)
+        return (*registration.row(), _text_or_none(job.next.due if job.next else None)), foreign
+
+    def add_live(self, registration: Registration, row: sqlite3.Row | None) -> None:
+        """Take a job in while running, replacing one of the same id (whose present run goes on)."""
+        old = self.jobs.get(registration.job_id)
+        if old is not None:
+            self._remove(old)
+        saved, foreign = self.add(registration, row)
+        if old is not None and not foreign:
+            job = self.jobs[registration.job_id]
+            job.running, job.missed, job.abandoned, job.state = old.running, old.missed, old.abandoned, old.state
+            if old.running is not None:
+                old.running.job = job
+        drop = [("DELETE FROM geckosched_jobs WHERE job_id=?", (registration.job_id,))] if foreign else []
+        self._lead.writer.inbox.put(Statements([*drop, (_SAVE_JOB, saved)]))
+
+    def operate(self, action: str, job_id: str, arguments: Mapping[str, Any], reply: Inbox | None = None,
+                request: int | None = None) -> None:  # fmt: skip
+        """Carry out what an operator or embedder asked of a job; the answer goes to a caller here or to the store."""
+        job = self.jobs.get(job_id)
+        statements: list[tuple[str, Any]] = []
+        answer = "done"
+        if job is None:
+            answer = "unknown job"
+        elif action == "trigger":
+            answer = self._trigger(job, Waiter(request=request))
+        else:
+            try:
+                statements = getattr(self, f"_do_{action}")(job, **arguments)
+            except (TypeError, GeckoschedError) as error:  # a request may hold anything
+                answer = f"refused: {_one_line(error)}"
+        if request is not None:
+            sql = "UPDATE geckosched_requests SET answered_at=?, answer=? WHERE id=?"
+            statements.append((sql, (to_text(Clock().now()), answer, request)))
+        self._lead.writer.inbox.put(Statements(statements, reply, answer))
+
+    def trigger(self, job_id: str, inbox: Inbox) -> None:
+        """Run a job now for a caller in this process, who hears of it through `inbox`."""
+        job = self.jobs.get(job_id)
+        if job is None or self._stopping:
+            inbox.put(("unknown" if job is None else "closed", None))
+        else:
+            self._trigger(job, Waiter(inbox=inbox))
+
+    def _do_disable(self, job: Job) -> list[tuple[str, Any]]:
+        job.disabled_at = job.disabled_at or self._clock.now()
+        self._plan(job, None)
+        if job.waiting is not None and not job.waiting.waiters:
+            self._forget_waiting(job)
+        return [("UPDATE geckosched_jobs SET disabled_at=?, next_run_at=NULL WHERE job_id=?",
+                 (to_text(job.disabled_at), job.registration.job_id))]  # fmt: skip
+
+    def _do_enable(self, job: Job) -> list[tuple[str, Any]]:
+        now = self._clock.now()
+        if not job.active:
+            job.disabled_at, job.enabled = None, True
+            if job.accounted is not None:
+                job.accounted = job.registration.grid.before(now)  # what passed meanwhile was not wanted
+            self._plan_after(job, now)
+        return [("UPDATE geckosched_jobs SET disabled_at=NULL, enabled=1, next_run_at=? WHERE job_id=?",
+                 (_text_or_none(job.next.due if job.next else None), job.registration.job_id))]  # fmt: skip
+
+    def _do_reset(self, job: Job) -> list[tuple[str, Any]]:
+        job.breaker.reset()
+        if job.active:
+            self._plan_after(job, self._clock.now())
+        return [("UPDATE geckosched_jobs SET breaker='closed', consecutive_errors=0, consecutive_rate_limits=0, "
+                 "opened_at=NULL, retry_at=NULL, next_run_at=? WHERE job_id=?",
+                 (_text_or_none(job.next.due if job.next else None), job.registration.job_id))]  # fmt: skip
+
+    def _do_reschedule(self, job: Job, every: int, at: str | None = None) -> list[tuple[str, Any]]:
+        old = job.registration
+        zone = find_timezone(self._lead.config.timezone)
+        grid = Grid(old.job_id, every, None if at is None else parse_at(at, every), zone)
+        job.registration = dataclasses.replace(old, every=every, at=at, grid=grid)
+        job.slot.grid = grid
+        if job.active:
+            self._plan_after(job, self._clock.now())
+        return [("UPDATE geckosched_jobs SET every=?, at=?, next_run_at=? WHERE job_id=?",
+                 (format_duration(every), at, _text_or_none(job.next.due if job.next else None), old.job_id))]  # fmt: skip
+
+    def _do_unregister(self, job: Job, forget: bool = False) -> list[tuple[str, Any]]:
+        self._remove(job)
+        del self.jobs[job.registration.job_id]
+        if forget:
+            return [("DELETE FROM geckosched_jobs WHERE job_id=?", (job.registration.job_id,))]
+        return [("UPDATE geckosched_jobs SET retired_at=?, next_run_at=NULL WHERE job_id=?",
+                 (to_text(self._clock.now()), job.registration.job_id))]  # fmt: skip
+
+    def _remove(self, job: Job) -> None:
+        self._timetable.cancel_job(job.slot)
+        job.next = None
+        if job.waiting is not None:
+            for waiter in job.waiting.waiters:
+                waiter.closed()
+            self._forget_waiting(job)
+        if job.registration.budget is not None:
+            service = self._service(job.registration.budget)
+            service.priorities[job.registration.priority] -= 1
+            service.priorities += collections.Counter()
+
+    # -- when a job runs next
+
+    def _plan(self, job: Job, planned: NextRun | None) -> None:
+        job.next = planned
+        self._timetable.set_due(job.slot, None if planned is None or job.dormant else planned.due)
+
+    def _plan_first(self, job: Job, row: sqlite3.Row | None, now: int) -> None:
+        """Decide the first run after a start: what the breaker waits for, an interrupted run, a job that never ran, a
+        slot that passed, or the next slot."""
+        grid = job.registration.grid
+        planned = next_run(job.breaker, grid.after(now))
+        if job.accounted is not None and job.accounted > now:
+            job.accounted = grid.before(now)  # the clock was set back
+        job.repeats = _from_text_or_none(row["last_slot"]) if row is not None and row["last_run_id"] else None
+        interrupted = row is not None and row["last_outcome"] == Outcome.INTERRUPTED
+        if planned.reason is Reason.SCHEDULED:
+            if not self._catchup:
+                job.missed = 0 if job.accounted is None else grid.count(job.accounted, now)
+                job.accounted = grid.before(now)
+            elif interrupted and row is not None and row["outcome_before"] != Outcome.INTERRUPTED:
+                planned = NextRun(now, Reason.CATCHUP, False)
+            elif job.accounted is None:
+                planned = NextRun(now, Reason.FIRST, False) if self._never_ran(job, row) else planned
+            elif grid.count(job.accounted, now):
+                planned = NextRun(grid.before(now), Reason.SCHEDULED, False)
+        if job.accounted is None:
+            job.accounted = grid.before(now)
+        self._plan(job, planned)
+
+    def _never_ran(self, job: Job, row: sqlite3.Row | None) -> bool:
+        return job.registration.at is None and (row is None or not row["runs"])
+
+    def _plan_after(self, job: Job, now: int, again_at: int | None = None) -> None:
+        """Plan a job's next run, the next slot being the first after `now` that isn't accounted for yet."""
+        slot = job.registration.grid.after(max(now, job.accounted or 0))
+        self._plan(job, next_run(job.breaker, slot, again_at) if job.active else None)
+
+    # -- a slot comes, somebody asks
+
+    def _on_due(self, job: Job, due: int) -> None:
+        """A planned moment has come (the timetable has moved to the next slot meanwhile)."""
+        now, grid = self._clock.now(), job.registration.grid
+        planned = job.next or NextRun(due, Reason.SCHEDULED, False)
+        self._plan(job, NextRun(grid.after(max(now, job.accounted or 0)), Reason.SCHEDULED, False))
+        passed = grid.count(job.accounted if job.accounted is not None else now, now)
+        job.accounted = max(job.accounted or 0, grid.before(now)) if passed else job.accounted
+        decision = admit(triggered=False, running=job.running is not None, enabled=job.active, held=now < planned.due,
+                         free=self._is_free(job))  # fmt: skip
+        if decision is Admission.MISSED:
+            job.missed += passed
+            return
+        if decision is Admission.NEVER:
+            return
+        if planned.reason is Reason.SCHEDULED:
+            latest = grid.before(now)
+            late = passed > 1 or now - latest > max(_LATE, min(grid.every // 2, HOUR))
+            reason, missed = (Reason.CATCHUP if late else Reason.SCHEDULED), max(0, passed - 1)
+            slot: int | None = latest
+            if late and not self._catchup and passed > 1:
+                job.missed += passed
+                return
+        else:
+            repeated = grid.before(now) if planned.reason is Reason.FIRST else job.repeats
+            reason, slot, missed = planned.reason, repeated, passed
+        self._offer(job, decision, Waiting(reason, slot, missed, [], self._clock.monotonic()))
+
+    def _trigger(self, job: Job, waiter: Waiter) -> str:
+        """Run a job because somebody asked; returns the answer in words."""
+        decision = admit(triggered=True, running=job.running is not None, enabled=job.active, held=False,
+                         free=self._is_free(job))  # fmt: skip
+        if decision is Admission.AFTERWARDS:
+            job.queued.append(waiter)
+            return "waits for the present run to end"
+        self._offer(job, decision, Waiting(Reason.TRIGGERED, None, 0, [waiter], self._clock.monotonic()))
+        return "accepted" if job.waiting is None else "waits for a worker or its budget"
+
+    def _offer(self, job: Job, decision: Admission, run: Waiting) -> None:
+        """Start a run, or let it wait; a run that waits already takes up the new slot or the new waiter."""
+        waiting = job.waiting
+        if waiting is None and decision is Admission.RUN:
+            self._start(job, run)
+        elif waiting is None:
+            job.waiting = run
+            self._enqueue(job, promoted=False)
+        elif run.reason is Reason.TRIGGERED:
+            waiting.waiters += run.waiters
+        else:
+            waiting.missed += run.missed + (waiting.scheduled_for is not None)
+            waiting.reason = run.reason if waiting.reason is Reason.TRIGGERED else waiting.reason
+            waiting.scheduled_for = run.scheduled_for
+            self._enqueue(job, promoted=True)  # it has waited for a whole interval: it goes first
+
+    # -- who goes first
+
+    def _is_free(self, job: Job) -> bool:
+        return not self._waiting and not self._is_parked(job) and self._has_room(self._queue_key(job), self._clock.now())
+
+    def _is_parked(self, job: Job) -> bool:
+        """Whether a job's abandoned runs, still alive, keep it from running."""
+        full = self._abandoned >= self._lead.config.max_workers
+        return job.abandoned >= 2 or (job.abandoned > 0 and full)
+
+    def _queue_key(self, job: Job) -> _QueueKey:
+        budget = job.registration.budget
+        if budget is None:
+            return (None, False)
+        return (budget.name, job.registration.priority >= max(self._service(budget).priorities, default=0))
+
+    def _has_room(self, key: _QueueKey, now: int) -> bool:
+        """Whether a run may start: a worker is free, its budget is open and has not got its share of the workers (half,
+        at least one; the last of these only for its most urgent job)."""
+        workers = self._lead.config.max_workers
+        if self._stopping or len(self._running) >= workers:
+            return False
+        name, urgent = key
+        if name is None:
+            return True
+        service, share = self._services[name], max(1, workers // 2)
+        return service.ledger.closed_until <= now and service.running < (share if urgent or share == 1 else share - 1)
+
+    def _enqueue(self, job: Job, *, promoted: bool) -> None:
+        waiting = cast(Waiting, job.waiting)
+        self._waiting += not waiting.entry
+        waiting.entry = next(self._numbers)
+        if not self._is_parked(job):
+            rank = (0 if promoted else 1, -job.registration.priority, waiting.since, waiting.entry, job)
+            heapq.heappush(self._queues.setdefault(self._queue_key(job), []), rank)
+
+    def _forget_waiting(self, job: Job) -> None:
+        job.waiting = None
+        self._waiting -= 1
+
+    def _dispatch(self) -> None:
+        """Start the runs that wait and may start now: by priority, then age."""
+        while self._waiting:
+            now, best = self._clock.now(), None
+            for key, heap in self._queues.items():
+                while heap and (heap[0][4].waiting is None or heap[0][4].waiting.entry != heap[0][3]):
+                    heapq.heappop(heap)
+                if heap and (best is None or heap[0] < best[0]) and self._has_room(key, now):
+                    best = heap
+            if best is None:
+                return
+            job = heapq.heappop(best)[4]
+            run = cast(Waiting, job.waiting)
+            self._forget_waiting(job)
+            self._start(job, run)
+
+    # -- a run starts, ends, or doesn't end
+
+    def _start(self, job: Job, run: Waiting) -> None:
+        self.last_run_id += 1
+        missed, job.missed = run.missed + job.missed, 0
+        execution = Execution(self._lead, job, self.last_run_id, run.reason, run.scheduled_for, missed, run.waiters)
+        job.running = execution
+        self._running.add(execution)
+        if job.active:
+            job.breaker.probe()
+        if job.registration.budget is not None:
+            execution.service = self._services[job.registration.budget.name]
+            execution.service.running += 1
+        if run.reason in (Reason.FIRST, Reason.CATCHUP, Reason.RETRY) and job.registration.at is None:
+            self._pass_over(job, execution.started_at)
+        limit = execution.started_monotonic + job.registration.timeout
+        heapq.heappush(self._deadlines, (limit, execution.id, execution))
+        self._lead.writer.inbox.put(StartRun(execution))
+
+    def _pass_over(self, job: Job, now: int) -> None:
+        """A slot nearer than half an interval after such a run counts as served: it would only repeat it."""
+        grid = job.registration.grid
+        slot = grid.after(max(now, job.accounted or 0))
+        if slot - now < grid.every / 2:
+            job.accounted = slot
+            if job.active:
+                self._plan(job, NextRun(grid.after(slot), Reason.SCHEDULED, False))
+
+    def ended(self, execution: Execution, ending: Ending, finished_at: int) -> None:
+        """Hear from a worker that a run has ended."""
+        if not execution.closed:
+            self._close(execution, ending, finished_at)
+        elif execution.abandoned:
+            self._abandoned -= 1
+            job = execution.job
+            job.abandoned -= 1
+            self._save_abandoned(job)
+            if job.waiting is not None:
+                self._enqueue(job, promoted=False)
+
+    def _close(self, execution: Execution, ending: Ending, now: int) -> None:
+        """Let the breaker hear the outcome, find the next run, and have both committed; then run who asked meanwhile."""
+        job, outcome = execution.job, ending.outcome
+        registration, breaker = job.registration, job.breaker
+        execution.closed, job.running = True, None
+        self._running.discard(execution)
+        if execution.service is not None:
+            execution.service.running -= 1
+        conclude(outcome, breaker, now, heard=job.active, retry_after=ending.retry_after)
+        passed = registration.grid.count(job.accounted, now) if job.accounted is not None and job.active else 0
+        if passed:
+            job.missed += passed
+            job.accounted = registration.grid.before(now)
+        job.repeats = execution.scheduled_for
+        self._plan_after(job, now, None if ending.again_after is None else now + ending.again_after)
+        good = outcome in (Outcome.SUCCEEDED, Outcome.PARTIAL)
+        bad = outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
+        at = to_text(now)
+        self._lead.writer.inbox.put(CloseRun(execution, ending, now, (
+            breaker.state, breaker.consecutive_errors, breaker.consecutive_rate_limits, _text_or_none(breaker.opened_at),
+            _text_or_none(breaker.retry_at), _text_or_none(job.next.due if job.next else None), execution.id,
+            _text_or_none(job.accounted), at if good else None, at if good or outcome is Outcome.SKIPPED else None,
+            execution.id if bad else None, int(bad), execution.missed, (now - execution.started_at) / SECOND,
+            job.abandoned, registration.job_id)))  # fmt: skip
+        if job.queued and not self._stopping:
+            waiters, job.queued = job.queued, []
+            again = Waiting(Reason.TRIGGERED, None, 0, waiters, self._clock.monotonic())
+            self._offer(job, Admission.RUN if self._is_free(job) else Admission.WAIT, again)
+
+    def _enforce_time_limits(self) -> None:
+        """Ask runs at their time limit to end; abandon those that haven't ended 30 s later."""
+        now = self._clock.monotonic()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, number, execution = heapq.heappop(self._deadlines)
+            if execution.closed:
+                continue
+            left = execution.job.registration.timeout - execution.ran_for(now)
+            if execution.stop is None and left > 0:
+                again = now + left
+            elif execution.stop is None:
+                self._ask_to_stop(execution, TIME_LIMIT)
+                again = now + GRACE
+            elif execution.waiting_since is not None or self._abandoned >= self._lead.config.max_workers:
+                again = now + SECOND
+            else:
+                self._abandon(execution)
+                continue
+            heapq.heappush(self._deadlines, (again, number, execution))
+
+    def _ask_to_stop(self, execution: Execution, why: str) -> None:
+        execution.ask_to_stop(why)
+        for service in self._services.values():
+            for entry in [entry for entry in service.waiting if entry[2] is execution]:
+                service.waiting.remove(entry)
+                entry[3].put(RunStopped(f"the run must end: {why}"))
+            heapq.heapify(service.waiting)
+
+    def _abandon(self, execution: Execution) -> None:
+        """Go on without a run that ignores its time limit: a fresh worker and a fresh instance in its place."""
+        job = execution.job
+        execution.abandoned = True
+        job.abandoned += 1
+        job.instance = None
+        self._abandoned += 1
+        self._lead.spawn_worker()
+        limit = format_duration(job.registration.timeout)
+        error = f"abandoned: it went on 30 s after its time limit of {limit}"
+        self._close(execution, Ending(Outcome.TIMED_OUT, execution.context.calls if execution.context else 0,
+                                      error=error, traceback=_stack(execution.thread)), self._clock.now())  # fmt: skip
+        self._save_abandoned(job)
+
+    def _save_abandoned(self, job: Job) -> None:
+        self._lead.writer.inbox.put(Statements([
+            ("UPDATE geckosched_jobs SET abandoned=? WHERE job_id=?", (job.abandoned, job.registration.job_id)),
+            ("UPDATE geckosched_instances SET abandoned=? WHERE id=?", (self._abandoned, self._lead.instance_id)),
+        ]))  # fmt: skip
+
+    # -- calls of the budgets
+
+    def restore_budget(self, row: sqlite3.Row, now: int) -> None:
+        """Take up a stored ledger; rate and burst come from the collector or the configuration later."""
+        budget = self._lead.config.budgets.get(row["name"]) or Budget(row["name"], row["rate"], row["burst"])
+        self._services[budget.name] = service = Service(budget)
+        service.ledger.load(row["calls"], _from_text_or_none(row["closed_until"]) or 0, now)
+
+    def _service(self, budget: Budget) -> Service:
+        """Return the budget in use of this name; the configuration's rate wins."""
+        service = self._services.get(budget.name)
+        if service is None:
+            budget = self._lead.config.budgets.get(budget.name, budget)
+            service = self._services[budget.name] = Service(budget)
+        return service
+
+    def ask_call(self, execution: Execution, budget: Budget, reply: Inbox) -> None:
+        """A run asks for a call: by the job's priority, then age. The reply is its place, or RunStopped."""
+        if execution.stop is not None or execution.closed:
+            reply.put(RunStopped(f"the run must end: {execution.stop}"))
+            return
+        service = self._service(budget)
+        rank = (-execution.job.registration.priority, next(self._numbers), execution, reply)
+        heapq.heappush(service.waiting, rank)
+        self._serve_calls(service)
+
+    def _serve_calls(self, service: Service) -> None:
+        """Let out the calls that may go now; a place is committed before its call is sent."""
+        now = self._clock.now()
+        while service.waiting and service.ledger.next_free(now) == now:
+            *_, reply = heapq.heappop(service.waiting)
+            self._save_ledger(service, reply, service.ledger.take(now))
+
+    def end_call(self, name: str, place: int, refused: bool, heard: bool, retry_after: int) -> None:
+        """A call has ended: how long its place is held, and whether the budget closes, is the ledger's to say."""
+        service = self._services[name]
+        service.ledger.answered(place, self._clock.now(), refused=refused, heard=heard, retry_after=retry_after)
+        self._save_ledger(service)
+
+    def count_free(self, execution: Execution, budget: Budget, reply: Inbox) -> None:
+        """Say how many calls would go out now; none while a run of higher priority waits."""
+        service = self._service(budget)
+        urgent = bool(service.waiting) and service.waiting[0][0] < -execution.job.registration.priority
+        reply.put(0 if urgent else service.ledger.free(self._clock.now()))
+
+    def _save_ledger(self, service: Service, reply: Inbox | None = None, answer: Any = True) -> None:
+        ledger = service.ledger
+        closed = to_text(ledger.closed_until) if ledger.closed_until else None
+        self._lead.writer.inbox.put(Statements([(
+            "INSERT INTO geckosched_budgets VALUES (?,?,?,?,?) ON CONFLICT (name) DO UPDATE SET rate=excluded.rate, "
+            "burst=excluded.burst, calls=excluded.calls, closed_until=excluded.closed_until",
+            (ledger.budget.name, ledger.budget.rate, ledger.budget.burst, ledger.dump(), closed))], reply, answer))  # fmt: skip
+
+    # -- the end
+
+    def stop(self) -> None:
+        """Let nothing start any more, and ask every run to end."""
+        self._stopping = True
+        for job in self.jobs.values():
+            for waiter in (*job.queued, *(job.waiting.waiters if job.waiting else ())):
+                waiter.closed()
+        for execution in tuple(self._running):
+            self._ask_to_stop(execution, SHUTDOWN)
+
+    def give_up(self) -> None:
+        """Close what has not ended as interrupted; whatever its thread still does, it can store nothing."""
+        for execution in tuple(self._running):
+            calls = execution.context.calls if execution.context else 0
+            detail = "it did not end when the scheduler stopped"
+            ending = Ending(Outcome.INTERRUPTED, calls, detail, traceback=_stack(execution.thread))
+            self._gave_up = True
+            self._close(execution, ending, self._clock.now())
+
+
+def _stack(thread: int | None) -> str | None:
+    """Return where a thread is, as text."""
+    frame = sys._current_frames().get(thread) if thread is not None else None
+    return None if frame is None else _clean("".join(traceback.format_stack(frame)))[-20_000:]
+
+
+# ======================================================================================================================
+# 13  CollectionScheduler
+# ======================================================================================================================
+
+TAKE_OVER = 5.0  # seconds that callers wait while the lead changes hands
+
+
+class CollectionScheduler:
+    """Runs collectors on schedule. Any number of processes may start one on the same store: one leads, the others stand
+    by; every method works in all of them, from any thread, before and after `start`.
+
+    A library touches no signal, no root logger, no global: two schedulers of one process share nothing.
+    """
+
+    def __init__(self, config: SchedulerConfig | None = None, *, clock: Clock | None = None) -> None:
+        self.config = config or SchedulerConfig()
+        self.registry = CollectorRegistry()
+        self.lead: Lead | None = None
+        self._clock = clock or Clock()
+        self._store = Store(self.config.database)
+        self._lock = LeaderLock(self._store.path)
+        self._registrations: dict[str, Registration] = {}
+        self._mutex = threading.RLock()
+        self._state = SchedulerState.STOPPED
+        self._watcher: Watcher | None = None
+        self._watcher_thread: threading.Thread | None = None
+        self._only: frozenset[str] | None = None
+        self._keep = False  # retire nothing: not every plugin was asked for
+        self._stop_wanted = Inbox()
+        self._left_to_parent: list[Any] = []
+        me = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _after_fork(me))
+
+    # -- jobs
+
+    def register_collector(
+        self, collector: Any, every: object = None, *, job_id: str | None = None, options: Any = None,
+        enabled: bool = True, at: str | None = None, timeout: Duration | None = None, priority: int | None = None,
+        max_consecutive_errors: int | None = None, quiet: Duration | None = None, replace: bool = False,
+    ) -> str:  # fmt: skip
+        """Make a job of a collector (a class, an instance, a @collector function, or the name of one that a plugin
+        brought) and return its id.
+
+        Everything is checked here: ConfigError says what was found and what is allowed. Without `job_id` it is the
+        collector's name; for a second job of it, the name and six characters of a hash of its options. An identical job
+        is DuplicateJob unless `replace`. A job that never ran runs at once; with `at`, at that time.
+        """
+        known = self.registry.collectors.get(collector) if isinstance(collector, str) else None
+        if isinstance(collector, str) and known is None:
+            hint = _closest(collector, self.registry.collectors)
+            raise ConfigError(f'collector: no plugin brought one called "{collector}"{hint}')
+        made = known.collector if known else collector
+        name = check_collector(made)
+        if known is None and (brought := self.registry.collectors.get(name)) is not None and brought.collector is made:
+            known = brought
+        where = f"job {job_id or name}"
+        options_type = getattr(made, "Options", None)
+        if options_type is None:
+            options = dict(options or {})
+        elif not isinstance(options, options_type):
+            options = read_options(options_type, options or {}, where)
+
+        def pick(given: Any, attribute: str, default: Any = None) -> Any:
+            given = getattr(made, attribute, None) if given is None else given
+            return default if given is None else given
+
+        microseconds, own_at = parse_every(pick(every, "every"), f"{where} every")
+        at = at if at is not None else own_at
+        hour_minute = None if at is None else parse_at(at, microseconds, f"{where} at")
+        errors = pick(max_consecutive_errors, "max_consecutive_errors", self.config.max_consecutive_errors)
+        level = pick(priority, "priority", 0)
+        for key, value, least in (("max_consecutive_errors", errors, 1), ("priority", level, -sys.maxsize)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{where} {key}: found {value!r}, allowed is a whole number")
+        limit = parse_duration(pick(timeout, "timeout", self.config.timeout), f"{where} timeout")
+        with self._mutex:
+            job_id = self._job_id(job_id, name, made, options, replace=replace)
+            registration = Registration(
+                job_id=job_id, collector=made, name=name, plugin=known.plugin if known else None,
+                settings=known.settings if known else {}, options=options, enabled=bool(enabled), every=microseconds,
+                at=at, grid=Grid(job_id, microseconds, hour_minute, find_timezone(self.config.timezone)), timeout=limit,
+                priority=level, max_consecutive_errors=errors,
+                quiet=None if quiet is None else parse_duration(quiet, f"{where} quiet"),
+                budget=getattr(made, "budget", None))  # fmt: skip
+            self._registrations[job_id] = registration
+            if self.lead is not None:
+                rows = self._store.read(_RESTORE_SQL + " WHERE j.job_id = ?", (job_id,))
+                self.lead.ticker.inbox.put((self.lead.ticker.add_live, registration, rows[0] if rows else None))
+        return job_id
+
+    def _job_id(self, job_id: str | None, name: str, made: Any, options: Any, *, replace: bool) -> str:
+        def is_same(other: Registration | None) -> bool:
+            return other is not None and other.collector is made and other.options == options
+
+        if job_id is None:
+            job_id = name
+            if name in self._registrations and not is_same(self._registrations[name]):
+                values = options if isinstance(options, dict) else dataclasses.asdict(options)
+                text = json.dumps(values, sort_keys=True, default=str)
+                job_id = f"{name}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:6]}"
+        check_name(job_id, "job_id")
+        if job_id in self._registrations and not replace:
+            raise DuplicateJob(job_id)
+        return job_id
+
+    def unregister_collector(self, job_id: str, forget: bool = False) -> None:
+        """Take a job out. Its row, state and history are kept, and taken up again by the same id and collector;
+        `forget` deletes the row and the state. A run in progress goes on to its end."""
+        self._operate("unregister", job_id, {"forget": forget})
+        with self._mutex:
+            self._registrations.pop(job_id, None)
+
+    def enable_collector(self, job_id: str) -> None:
+        """Let a job's slots come up again, from the next one on."""
+        self._operate("enable", job_id, {})
+
+    def disable_collector(self, job_id: str) -> None:
+        """Let no slot of a job come up until `enable_collector`, whatever breaker, configuration or restarts do."""
+        self._operate("disable", job_id, {})
+
+    def reschedule_collector(self, job_id: str, every: object) -> None:
+        """Change a job's interval for as long as this registration lasts."""
+        microseconds, at = parse_every(every, f"job {job_id} every")
+        self._operate("reschedule", job_id, {"every": microseconds, "at": at})
+
+    def reset_breaker(self, job_id: str) -> None:
+        """Close a job's breaker and forget its errors."""
+        self._operate("reset", job_id, {})
+
+    def execute_collector_now(self, job_id: str, *, wait: bool = True, timeout: float | None = None) -> Run | None:
+        """Run a job now, by the same path as a scheduled run; a run in progress is waited for first.
+
+        Returns the Run when it has ended. With `wait=False`, or when `timeout` (seconds) has passed, returns it as it
+        stands, or None while it waits for its turn. Elsewhere than in the leader this is a request to it; with nobody
+        leading, this process takes the lead for that one run, and waits.
+        """
+        with self._taking_part() as lead:
+            if lead is None:
+                return self._ask_for_run(job_id, wait, timeout)
+            inbox = Inbox()
+            lead.ticker.inbox.put((lead.ticker.trigger, job_id, inbox))
+            return self._await_run(job_id, inbox, wait or lead is not self.lead, timeout)
+
+    def _await_run(self, job_id: str, inbox: Inbox, wait: bool, timeout: float | None) -> Run | None:
+        until = None if timeout is None else self._clock.monotonic() + round(timeout * SECOND)
+        run_id: int | None = None
+        while True:
+            left = None if until is None else (until - self._clock.monotonic()) / SECOND
+            if (left is not None and left <= 0) or (run_id is not None and not wait):
+                break
+            if not wait:
+                left = min(left if left is not None else 0.2, 0.2)
+            self._clock.wait(inbox, left)
+            answers = inbox.drain()
+            for word, found in answers:
+                if word == "unknown":
+                    raise self._unknown(job_id)
+                if word == "closed":
+                    raise SchedulerClosed(f"the scheduler stopped before {job_id} could run")
+                run_id = found
+                if word == "finished":
+                    return self.get_run(found)
+            if not wait and not answers:
+                break
+        return None if run_id is None else self.get_run(run_id)
+
+    # -- plugins
+
+    def load_plugins(
+        self, only: Iterable[str] | None = None, *, disable: Iterable[str] = (),
+        load: Iterable[str | os.PathLike[str]] = (), settings: Mapping[str, Mapping[str, Any]] | None = None,
+        collectors: Mapping[str, Mapping[str, Any]] | None = None, read_options: OptionsReader = read_options,
+    ) -> None:  # fmt: skip
+        """Register the installed plugins (and the files of `load`) and schedule their collectors.
+
+        `settings` and `collectors` are the tables `[plugins.NAME]` and `[collectors.X]` of the configuration. A
+        collector without a table runs at its own interval if it needs no options, else `registry.not_scheduled` says
+        what it needs. A broken plugin is kept in `registry.plugins` with the reason and raises nothing; a table that
+        can't be used raises ConfigError.
+        """
+        self._keep = self._keep or only is not None
+        for path in load:
+            self.registry.load_file(path, settings or {})
+        self.registry.load_entry_points(only, disable, settings or {})
+        self._schedule(collectors or {}, read_options)
+
+    def add_plugin(self, plugin: object, name: str | None = None) -> str:
+        """Register a plugin object (a module, a class or an instance) and schedule its collectors; returns its name.
+        Raises PluginError if it is broken."""
+        name = self.registry.add(plugin, name, {})
+        if error := self.registry.plugins[name].error:
+            raise PluginError(f"plugin {name}: {error}")
+        self._schedule({}, read_options)
+        return name
+
+    def _schedule(self, tables: Mapping[str, Mapping[str, Any]], reader: OptionsReader) -> None:
+        used = {str(table.get("use", job_id)) for job_id, table in tables.items()}
+        for job_id, table in tables.items():
+            name = str(table.get("use", job_id))
+            known = self.registry.collectors.get(name)
+            where = f"[collectors.{job_id}]"
+            if known is None:
+                text = f'{where} no installed collector is called "{name}"{_closest(name, self.registry.collectors)}'
+                if all(plugin.ok for plugin in self.registry.plugins.values()) and not self._keep:
+                    raise ConfigError(text)
+                log.warning("%s", text)
+                continue
+            ours = {key: value for key, value in table.items() if key in OUR_OPTIONS and key != "use"}
+            own = {key: value for key, value in table.items() if key not in OUR_OPTIONS}
+            options_type = getattr(known.collector, "Options", None)
+            options = own if options_type is None else reader(options_type, own, where)
+            self.register_collector(name, job_id=job_id, options=options, **ours)
+        for name, known in sorted(self.registry.collectors.items()):
+            if name not in used and name not in self._registrations:
+                missing = missing_options(getattr(known.collector, "Options", None), {})
+                if missing:
+                    self.registry.not_scheduled[name] = f"needs {', '.join(f'`{option}`' for option in missing)}"
+                else:
+                    self.register_collector(name)
+
+    # -- what happened
+
+    @property
+    def state(self) -> SchedulerState:
+        return self._state
+
+    def get_status(self) -> Status:
+        """Return scheduler, jobs and plugins: what the store says, wherever the leader is, and the jobs that are
+        registered here but not stored yet."""
+        info, plugins, since = self._scheduler_info()
+        broken = [plugin.name for plugin in plugins if not plugin.ok]
+        jobs = read_jobs(self._store, self._clock.now(), since, broken)
+        stored = {job.job_id for job in jobs}
+        with self._mutex:
+            new = [_unstored(r) for r in self._registrations.values() if r.job_id not in stored]
+        return Status(info, tuple(sorted([*jobs, *new], key=lambda job: job.job_id)), plugins)
+
+    def get_collector_status(self, job_id: str) -> JobStatus:
+        """Return the status of one job. Raises UnknownJob."""
+        for job in self.get_status().jobs:
+            if job.job_id == job_id:
+                return job
+        raise self._unknown(job_id)
+
+    def get_unhealthy_collectors(self) -> list[JobStatus]:
+        """Return the jobs whose health is `unhealthy`."""
+        return [job for job in self.get_status().jobs if job.health is Health.UNHEALTHY]
+
+    def get_runs(self, job_id: str | None = None, limit: int = 50) -> list[Run]:
+        """Return the latest runs, newest first. Raises UnknownJob for an id that never was one."""
+        if job_id is None:
+            return self._store.runs(limit=limit)
+        found = self._store.runs("job_id = ?", (job_id,), limit)
+        if not found and job_id not in self._known_jobs():
+            raise self._unknown(job_id)
+        return found
+
+    def get_run(self, run_id: int) -> Run:
+        """Return one run. Raises UnknownJob if there is none of this id."""
+        found = self._store.runs("id = ?", (run_id,), 1)
+        if not found:
+            raise UnknownJob(str(run_id))
+        return found[0]
+
+    def _scheduler_info(self) -> tuple[SchedulerInfo, tuple[PluginStatus, ...], int | None]:
+        rows = self._store.read("SELECT * FROM geckosched_instances ORDER BY started_at DESC, rowid DESC LIMIT 1")
+        leading = self._lock.is_held()
+        row = rows[0] if rows else None
+        state = SchedulerState.RUNNING if leading else SchedulerState.STOPPED
+        if self.lead is not None or (not leading and self._state is not SchedulerState.STOPPED):
+            state = self._state
+        moments = {key: None if row is None or row[key] is None else to_datetime(from_text(row[key]))
+                   for key in ("started_at", "heartbeat_at")}  # fmt: skip
+        info = SchedulerInfo(state, row["pid"] if row else None, row["host"] if row else None, moments["started_at"],
+                             moments["heartbeat_at"], str(self._store.path), __version__)  # fmt: skip
+        stored = json.loads(row["plugins"]) if row and row["plugins"] else []
+        plugins = [PluginStatus(**{**plugin, "collectors": tuple(plugin["collectors"])}) for plugin in stored]
+        since = from_text(row["started_at"]) if row is not None and leading else None
+        return info, tuple(self.registry.plugins.values()) or tuple(plugins), since
+
+    def _known_jobs(self) -> set[str]:
+        rows = self._store.read("SELECT job_id FROM geckosched_jobs WHERE retired_at IS NULL")
+        return {row["job_id"] for row in rows} | set(self._registrations)
+
+    def _unknown(self, job_id: str) -> UnknownJob:
+        return UnknownJob(job_id, self._known_jobs())
+
+    # -- life
+
+    def start(self, *, only: Iterable[str] | None = None) -> None:
+        """Lead, or stand by while another process does; returns when it is clear which. `only` limits whose slots come
+        up. Raises StoreError if the store can't be used."""
+        with self._mutex:
+            if self._state not in (SchedulerState.STOPPED, SchedulerState.ERROR) or self._watcher is not None:
+                raise SchedulerClosed(f"start: the scheduler is {self._state}")
+            self._only = None if only is None else frozenset(only)
+            for job_id in self._only or ():
+                if job_id not in self._registrations:
+                    raise UnknownJob(job_id, self._registrations)
+            self._state = SchedulerState.STARTING
+            try:
+                if not self.try_to_lead():
+                    self._state = SchedulerState.STANDBY
+                    log.info("standing by: another process leads %s", self._store.path)
+            except BaseException:
+                self._state = SchedulerState.STOPPED
+                raise
+            self._watcher = Watcher(self)
+            thread = threading.Thread(target=_repeat(self._watcher.turn), name="geckosched-watcher", daemon=True)
+            self._watcher_thread = thread
+            thread.start()
+
+    def try_to_lead(self) -> bool:
+        """Take the lead if nobody has it. Called at the start and, while standing by, by the watcher."""
+        with self._mutex:
+            wanted = (SchedulerState.STARTING, SchedulerState.STANDBY)
+            if self._state not in wanted or not self._lock.acquire():
+                return False
+            try:
+                self.lead = self._take_lead(momentary=False)
+            except BaseException:
+                self._lock.release()
+                raise
+            self._state = SchedulerState.RUNNING
+            return True
+
+    def _take_lead(self, *, momentary: bool) -> Lead:
+        lead = Lead(self._store, self.config, self._clock, self._registrations.values(), self.registry,
+                    momentary=momentary, keep=self._keep, only=self._only)  # fmt: skip
+        lead.start(self._ticker_died)
+        return lead
+
+    def _ticker_died(self) -> None:
+        self._state = SchedulerState.ERROR
+        self._stop_wanted.put(True)
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Ask the runs to end and wait for them at most `timeout` seconds (default: `shutdown_timeout`); what has not
+        ended then is closed as interrupted and can store nothing more. Returns within the timeout plus one second."""
+        seconds = parse_duration(self.config.shutdown_timeout, zero=True) / SECOND if timeout is None else timeout
+        deadline = time.monotonic() + max(0.0, seconds)
+        with self._mutex:
+            lead, watcher, thread = self.lead, self._watcher, self._watcher_thread
+            if watcher is None or thread is None:
+                return
+            self._state = SchedulerState.STOPPING
+        watcher.inbox.put("stop")
+        thread.join(max(0.2, deadline - time.monotonic()))
+        if lead is not None:
+            lead.stop(deadline)
+        with self._mutex:
+            self.lead = self._watcher = self._watcher_thread = None
+            self._lock.release()
+            self._state = SchedulerState.STOPPED
+        self._stop_wanted.put(True)
+
+    def __enter__(self) -> CollectionScheduler:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def run_forever(self, seconds: float | None = None, *, only: Iterable[str] | None = None) -> None:
+        """Start, run until SIGINT, SIGTERM, `stop()` from another thread, or `seconds` of the scheduler's clock, then
+        stop. Signals are handled only while this runs, on the main thread; a second one ends the wait for the runs."""
+        signals: list[int] = []
+
+        def on_signal(number: int, _: object) -> None:
+            signals.append(number)
+            self._stop_wanted.put(True)
+
+        self._stop_wanted.drain()
+        in_main = threading.current_thread() is threading.main_thread()
+        before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
+        try:
+            self.start(only=only)
+            self._clock.wait(self._stop_wanted, seconds)
+            died = self._state is SchedulerState.ERROR
+            self.stop()
+            if died:
+                raise GeckoschedError("the scheduler's ticker died; the log has the traceback")
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if signal.SIGINT in signals:
+            raise KeyboardInterrupt
+
+    # -- speaking with the leader
+
+    @contextlib.contextmanager
+    def _taking_part(self) -> Iterator[Lead | None]:
+        """Yield this process's lead, a momentary one if nobody leads, or None if another process does."""
+        until = time.monotonic() + TAKE_OVER
+        while True:
+            with self._mutex:
+                if self._state in (SchedulerState.STOPPING, SchedulerState.ERROR):
+                    raise SchedulerClosed(f"the scheduler is {self._state}")
+                lead, stopped = self.lead, self._state is SchedulerState.STOPPED
+                momentary = lead is None and stopped and self._lock.acquire()
+                if momentary:
+                    try:
+                        mine = self._take_lead(momentary=True)
+                    except BaseException:
+                        self._lock.release()
+                        raise
+            if lead is not None:
+                yield lead
+                return
+            if momentary:
+                try:
+                    yield mine
+                finally:
+                    mine.stop(time.monotonic() + 5.0)
+                    self._lock.release()
+                return
+            if self._lock.is_held():
+                yield None
+                return
+            if time.monotonic() > until:
+                raise SchedulerClosed("nobody leads, and this process could not take the lead")
+            Inbox().wait(0.05)
+
+    def _operate(self, action: str, job_id: str, arguments: dict[str, Any]) -> None:
+        with self._taking_part() as lead:
+            if lead is not None:
+                reply = Inbox()
+                lead.ticker.inbox.put((lead.ticker.operate, action, job_id, arguments, reply))
+                reply.wait(TAKE_OVER)
+                answer = next(iter(reply.drain()), "waits for the store")
+            else:
+                answer = self._answer(self._store.ask(action, job_id, arguments, Clock().now()))["answer"]
+        if isinstance(answer, StoreError):
+            raise answer
+        if answer == "unknown job":
+            raise self._unknown(job_id)
+        if answer != "done":
+            raise SchedulerClosed(f"{action} {job_id}: {answer}")
+
+    def _ask_for_run(self, job_id: str, wait: bool, timeout: float | None) -> Run | None:
+        """Ask the leading process for a run, and wait for it by reading the store."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        row = self._answer(self._store.ask("trigger", job_id, {}, Clock().now()))
+        if row["answer"] == "unknown job":
+            raise self._unknown(job_id)
+        if row["answer"] == "expired" or row["answer"].startswith("refused"):
+            raise SchedulerClosed(f"trigger {job_id}: {row['answer']}")
+        while True:
+            run = self.get_run(row["run_id"]) if row["run_id"] else None
+            if run is not None and (run.outcome is not None or not wait):
+                return run
+            if (not wait and row["answer"] != "accepted") or time.monotonic() > until:
+                return run
+            if run is None and not self._lock.is_held():
+                raise SchedulerClosed(f"trigger {job_id}: the leader ended before the run could start")
+            Inbox().wait(0.05)
+            row = self._store.read("SELECT * FROM geckosched_requests WHERE id = ?", (row["id"],))[0]
+
+    def _answer(self, request: int) -> sqlite3.Row:
+        """Wait until the leader has answered a request; one that nobody answers in time is taken back."""
+        until = time.monotonic() + REQUEST_LIFETIME / SECOND
+        gone_since: float | None = None
+        while True:
+            row = self._store.read("SELECT * FROM geckosched_requests WHERE id = ?", (request,))[0]
+            if row["answered_at"] is not None:
+                return row
+            now = time.monotonic()
+            gone_since = None if self._lock.is_held() else gone_since or now
+            if now > until or (gone_since is not None and now - gone_since > TAKE_OVER):
+                self._store.expire(request, Clock().now())
+            Inbox().wait(0.05)
+
+
+def _unstored(registration: Registration) -> JobStatus:
+    """Return the status of a job that no leader has stored yet."""
+    health = Health.PENDING if registration.enabled else Health.DISABLED
+    return JobStatus(
+        job_id=registration.job_id, collector=registration.name, plugin=registration.plugin,
+        every=format_duration(registration.every), enabled=registration.enabled, disabled_at=None, health=health,
+        breaker=BreakerState.CLOSED, consecutive_errors=0, retry_at=None, next_run_at=None, running_for=None,
+        last_outcome=None, last_started_at=None, last_seconds=None, last_success_at=None, last_rows_at=None,
+        last_error=None, runs=0, errors=0, success_rate=None, rows=0, lost=0, missed=0)  # fmt: skip
+
+
+def _after_fork(me: weakref.ref[CollectionScheduler]) -> None:
+    """In a forked child: the threads are gone, so the scheduler is stopped. What belongs to the parent (the lock, the
+    connections) is left alone: it is neither unlocked nor closed, only forgotten."""
+    scheduler = me()
+    if scheduler is not None:
+        scheduler._left_to_parent.append(scheduler.lead)
+        scheduler._mutex = threading.RLock()
+        scheduler._lock.release()
+        scheduler.lead = scheduler._watcher = scheduler._watcher_thread = None
+        scheduler._state = SchedulerState.STOPPED
