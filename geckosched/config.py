@@ -3,7 +3,7 @@
 The way of a file: find it (:func:`find_configuration`), parse it, check every table against its pydantic model,
 and hand back a frozen :class:`Configuration`. What stands in ``[collectors.X]`` beside our own keys belongs to
 the collector, whose ``Options`` are known only when its plugin is loaded: the core then calls
-:meth:`Configuration.read_options`.
+:func:`read_options`.
 
 Whatever is wrong with a file is one :class:`~geckosched.core.ConfigError` of one line that says where (file,
 table, key), what was found and what is allowed::
@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
+import operator
 import os
 import re
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, time, timedelta
 from pathlib import Path
@@ -30,11 +32,18 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
-from geckosched.core import Budget, ConfigError, SchedulerConfig, parse_duration, parse_interval
+from geckosched.core import (
+    OUR_OPTIONS,
+    Budget,
+    CollectionScheduler,
+    ConfigError,
+    SchedulerConfig,
+    parse_at,
+    parse_duration,
+)
 
 __all__ = [
     "DEFAULT_FILE",
-    "OUR_COLLECTOR_KEYS",
     "Configuration",
     "find_configuration",
     "find_database",
@@ -49,31 +58,25 @@ Table = Mapping[str, Any]
 # -- What may stand in which table -----------------------------------------------------------------------------
 
 
-def _with_unit(parse: Callable[[str], int], what: str, example: str) -> Callable[[object], object]:
-    """Return a check for text with a unit; a bare number could mean seconds as well as minutes."""
-
-    def check(value: object) -> object:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            raise ValueError(f'{what} needs a unit, such as "{example}"; found {_found(value)}')
-        if not isinstance(value, str):
-            raise ValueError(f'must be {what}, such as "{example}"; found {_found(value)}')
-        if re.fullmatch(r"\s*[+-]?[\d.]+\s*", value):
-            raise ValueError(f'{what} needs a unit, such as "{example}"; found {_found(value)}')
-        if parse(value) <= 0:
-            raise ValueError(f'{what} must be longer than zero, such as "{example}"; found {_found(value)}')
-        return value
-
-    return check
-
-
-def _time_of_day(value: object) -> object:
-    if not isinstance(value, str) or not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value):
-        raise ValueError(f'must be a time of the day in quotes, such as "02:30"; found {_found(value)}')
+def _duration(value: object, *, zero: bool = False) -> object:
+    """Check a duration; a bare number is refused, since it could mean seconds as well as minutes."""
+    if not isinstance(value, str) or re.fullmatch(r"\s*[+-]?[\d.]+\s*", value):
+        raise ValueError(f'found {_found(value)}, a duration needs a unit, such as "30s"')
+    try:
+        parse_duration(value, zero=zero)
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix("duration: ")) from error
     return value
 
 
-_Duration = Annotated[str, BeforeValidator(_with_unit(parse_duration, "a duration", "30s"))]
-_Interval = Annotated[str, BeforeValidator(_with_unit(parse_interval, "an interval", "10m"))]
+def _time_of_day(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError(f'found {_found(value)}, a time of the day needs quotes, such as "02:30"')
+    return value
+
+
+_Duration = Annotated[str, BeforeValidator(_duration)]
+_DurationOrZero = Annotated[str, BeforeValidator(lambda value: _duration(value, zero=True))]
 _TimeOfDay = Annotated[str, BeforeValidator(_time_of_day)]
 _AtLeastOne = Annotated[int, Field(ge=1)]
 
@@ -94,7 +97,7 @@ class _SchedulerTable(_Table):
     max_recovery_delay: _Duration = ""
     timeout: _Duration = ""
     catchup: Literal["latest", "none"] = "latest"
-    shutdown_timeout: _Duration = ""
+    shutdown_timeout: _DurationOrZero = ""
     health_check_interval: _Duration = ""
     retention_days: _AtLeastOne = 1
     retention_runs: _AtLeastOne = 1
@@ -116,7 +119,7 @@ class _CollectorTable(_Table):
     model_config = ConfigDict(strict=True, extra="allow")
 
     use: str = ""
-    every: _Interval = ""
+    every: _Duration = ""
     at: _TimeOfDay = ""
     timeout: _Duration = ""
     priority: int = 0
@@ -125,7 +128,6 @@ class _CollectorTable(_Table):
     enabled: bool = True
 
 
-OUR_COLLECTOR_KEYS = tuple(_CollectorTable.model_fields)
 _TABLES = ("scheduler", "plugins", "budgets", "collectors")
 
 
@@ -148,14 +150,35 @@ class Configuration:
     plugin_settings: Mapping[str, Table] = field(default_factory=dict)
     collectors: Mapping[str, Table] = field(default_factory=dict)
 
-    def where(self, text: str) -> str:
-        """Put the file's name in front of an error text that begins with a table."""
-        return f"{self.path}: {text}" if self.path else text
+    def load_plugins(self, scheduler: CollectionScheduler) -> None:
+        """Have a scheduler load the plugins and schedule their collectors as this configuration says.
 
-    def read_options(self, options_type: type, table: Table, where: str) -> Any:
-        """Build a collector's options from its table; :func:`read_options` with this file's name and folder."""
+        What only the plugins can tell is judged here: a collector that isn't installed, an option that it doesn't
+        know. Raises ConfigError with the file's name.
+        """
         folder = self.path.parent if self.path else Path()
-        return read_options(options_type, table, self.where(where), folder=folder)
+        try:
+            scheduler.load_plugins(
+                self.only_plugins,
+                disable=self.disable,
+                load=self.load,
+                settings=self.plugin_settings,
+                collectors=self.collectors,
+                read_options=functools.partial(read_options, folder=folder),
+            )
+            self._check_free_options(scheduler)
+        except ConfigError as error:
+            raise ConfigError(f"{self.path}: {error}" if self.path else str(error)) from error
+
+    def _check_free_options(self, scheduler: CollectionScheduler) -> None:
+        """Refuse near misses of our keys where the collector takes any option, having declared none."""
+        for job_id, table in self.collectors.items():
+            known = scheduler.registry.collectors.get(table.get("use", job_id))
+            if known is None or getattr(known.collector, "Options", None) is not None:
+                continue
+            for key in table.keys() - OUR_OPTIONS:
+                if difflib.get_close_matches(key, OUR_OPTIONS, n=1, cutoff=0.88):
+                    raise ConfigError(f"[collectors.{job_id}] {key}: {_unknown_key(key, OUR_OPTIONS)}")
 
 
 def find_configuration(named: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -193,7 +216,7 @@ def load_configuration(named: Path | None = None, environ: Mapping[str, str] = o
         for job_id, table in document.get("collectors", {}).items()
     }
     for job_id, table in collectors.items():
-        _read_table(_CollectorTable, table, f"{path}: [collectors.{job_id}]")
+        _check_collector(table, f"{path}: [collectors.{job_id}]")
     return Configuration(
         path=path,
         scheduler=_read_scheduler(path, document.get("scheduler", {}), document.get("budgets", {})),
@@ -256,16 +279,25 @@ def _read_budgets(path: Path, tables: Table) -> dict[str, Budget]:
         try:
             budgets[name] = Budget(name, **values.model_dump(exclude_unset=True))
         except ConfigError as error:
-            raise ConfigError(f"{where} {error}") from error
+            raise ConfigError(f"{where} {str(error).removeprefix(f'budget {name} ')}") from error
     return budgets
 
 
-def _read_plugins(path: Path, table: Table) -> tuple[_PluginsTable, dict[str, Table]]:
+def _check_collector(table: Table, where: str) -> None:
+    ours = _read_table(_CollectorTable, table, where)
+    try:
+        if "at" in table:  # without `every` the collector's own interval counts, which is judged at registration
+            parse_at(ours.at, parse_duration(ours.every or "1d"))
+    except ConfigError as error:
+        raise ConfigError(f"{where} {error}") from error
+
+
+def _read_plugins(path: Path, table: Table) -> tuple[_PluginsTable, Mapping[str, Table]]:
     """Part ``[plugins]`` into our keys and the plugins' own tables, which are theirs to check."""
-    settings = {name: value for name, value in table.items() if isinstance(value, dict)}
+    settings: dict[str, Table] = {name: value for name, value in table.items() if isinstance(value, dict)}
     for key in _PluginsTable.model_fields:
         if key in settings:
-            raise ConfigError(f"{path}: [plugins] {key}: must be a list of texts; found a table")
+            raise ConfigError(f"{path}: [plugins] {key}: found a table, allowed is a list")
     ours = {key: value for key, value in table.items() if key not in settings}
     return _read_table(_PluginsTable, ours, f"{path}: [plugins]"), settings
 
@@ -284,7 +316,7 @@ def read_options(options_type: type, table: Table, where: str, *, folder: Path =
     fields = {each.name: each for each in dataclasses.fields(options_type) if each.init}
     for key in table:
         if key not in fields:
-            raise ConfigError(f"{where} {key}: {_unknown_key(key, [*fields, *OUR_COLLECTOR_KEYS])}")
+            raise ConfigError(f"{where} {key}: {_unknown_key(key, [*fields, *OUR_OPTIONS])}")
     for name, each in fields.items():
         required = each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
         if required and name not in table:
@@ -311,7 +343,8 @@ def _option_adapters(options_type: type, folder: Path, where: str) -> dict[str, 
         for each in dataclasses.fields(options_type):
             adapters[each.name] = TypeAdapter(_as_in_toml(hints[each.name], folder))
     except (PydanticUserError, PydanticUndefinedAnnotation, NameError, TypeError) as error:
-        raise ConfigError(f"{where}: the types of {options_type.__qualname__} can't be read: {_one_line(error)}") from error
+        text = f"the types of {options_type.__qualname__} can't be read: {_one_line(error)}"
+        raise ConfigError(f"{where}: {text}") from error
     return adapters
 
 
@@ -327,25 +360,24 @@ def _as_in_toml(hint: Any, folder: Path) -> Any:
     if origin is Annotated:
         return Annotated[(_as_in_toml(arguments[0], folder), *arguments[1:])]
     inner = tuple(_as_in_toml(each, folder) for each in arguments)
-    return Union[inner] if origin in (Union, types.UnionType) else origin[inner]
+    return functools.reduce(operator.or_, inner) if origin in (Union, types.UnionType) else origin[inner]
 
 
 def _to_timedelta(value: object) -> object:
-    _with_unit(parse_duration, "a duration", "30s")(value)
-    return timedelta(microseconds=parse_duration(typing.cast(str, value)))
+    return timedelta(microseconds=parse_duration(_duration(value)))
 
 
 # -- Errors in one line ----------------------------------------------------------------------------------------
 
 _Model = TypeVar("_Model", bound=_Table)
 
-_IN_WORDS = {
-    "string_type": "must be text in quotes",
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "bool_type": "must be true or false",
-    "list_type": "must be a list",
-    "dict_type": "must be a table",
+_ALLOWED = {
+    "string_type": "text in quotes",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a table",
 }
 
 
@@ -361,7 +393,7 @@ def _read_table(model: type[_Model], table: Table, where: str) -> _Model:
 
 def _expect_table(where: str, value: object) -> Table:
     if not isinstance(value, dict):
-        raise ConfigError(f"{where}: must be a table; found {_found(value)}")
+        raise ConfigError(f"{where}: found {_found(value)}, allowed is a table")
     return value
 
 
@@ -371,7 +403,7 @@ def _first_error(error: ValidationError, table: object, above: tuple[str, ...] =
     A union reports each of its types, with the type's name in the place; what the place then no longer leads to
     is left out, and the types are joined by "or".
     """
-    places = []
+    wrong: dict[str, list[str]] = {}
     for each in error.errors(include_url=False):
         value, place = table, ""
         for step in (*above, *each["loc"]):
@@ -380,14 +412,15 @@ def _first_error(error: ValidationError, table: object, above: tuple[str, ...] =
             except (LookupError, TypeError):
                 break
             place += f"[{step}]" if isinstance(step, int) else f".{step}" if place else str(step)
-        said = _IN_WORDS.get(each["type"]) or each["msg"].replace("Input should be", "must be").replace("greater than or equal to", "at least")
-        own_words = each.get("ctx", {}).get("error")
-        places.append((place, str(own_words) if own_words else said, value, own_words is not None))
-    place, said, value, own_words = places[0]
-    if own_words:
-        return f"{place}: {said}"
-    allowed = dict.fromkeys(text.removeprefix("must be ") for at, text, _, _ in places if at == place)
-    return f"{place}: {'must be ' if said.startswith('must be ') else ''}{' or '.join(allowed)}; found {_found(value)}"
+        if each["type"] == "value_error":  # a check of ours, in our words
+            wrong.setdefault(place, []).append(str(each["ctx"]["error"]))
+            continue
+        allowed = _ALLOWED.get(each["type"]) or each["msg"].removeprefix("Input should be ")
+        allowed = allowed.replace("greater than or equal to", "at least")
+        said = wrong.setdefault(place, [])
+        said.append(allowed if said else f"found {_found(value)}, allowed is {allowed}")
+    place, said = next(iter(wrong.items()))
+    return f"{place}: {' or '.join(dict.fromkeys(said))}"
 
 
 def _unknown_table(name: str, value: object) -> str:

@@ -60,13 +60,13 @@ import time
 import traceback
 import uuid
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pluggy
@@ -113,7 +113,10 @@ class UnknownJob(GeckoschedError, LookupError):
         self.job_id = job_id
         self.matches = tuple(difflib.get_close_matches(job_id, list(known), n=3, cutoff=0.5))
         hint = f', did you mean "{self.matches[0]}"?' if self.matches else ""
-        super().__init__(f'no job is called "{job_id}"{hint}')
+        text = f'no job is called "{job_id}"{hint}'
+        if job_id in self.matches:
+            text = f'job "{job_id}" is in the store, but its collector is not registered in this process'
+        super().__init__(text)
 
 
 class DuplicateJob(GeckoschedError, ValueError):
@@ -2026,8 +2029,8 @@ class Registration:
 class Execution:
     """One run of a job, from admission to Close, and what its RunContext stands on (`RunPort`)."""
 
-    __slots__ = ("abandoned", "asked_at", "closed", "context", "id", "job", "lead", "missed", "reason", "scheduled_for",
-                 "service", "started_at", "started_monotonic", "stop", "thread", "waited", "waiters", "waiting_since",
+    __slots__ = ("abandoned", "asked_at", "closed", "context", "id", "job", "lead", "missed", "reason", "rows",
+                 "scheduled_for", "service", "started_at", "started_monotonic", "stop", "thread", "waited", "waiters", "waiting_since",
                  "wake")  # fmt: skip
 
     def __init__(self, lead: Lead, job: Job, run_id: int, reason: Reason, scheduled_for: int | None, missed: int,
@@ -2050,7 +2053,8 @@ class Execution:
         self.abandoned = False
         self.wake = Inbox()
         self.waited = 0  # microseconds spent waiting for the store or a call: they don't count towards the time limit
-        self.waiting_since: int | None = None
+        self.waiting_since: int | None = self.started_monotonic  # for its Start to be committed
+        self.rows = 0
 
     # -- the worker's side
 
@@ -2059,6 +2063,7 @@ class Execution:
         job, registration = self.job, self.job.registration
         if self.stop is not None:
             return Ending(Outcome.INTERRUPTED, detail=f"not begun: {self.stop}")
+        self.waited, self.waiting_since = self.lead.clock.monotonic() - self.started_monotonic, None
         self.thread = threading.get_ident()
         self.context = context = RunContext(
             self, id=self.id, job_id=registration.job_id, reason=self.reason, scheduled_for=self.scheduled_for,
@@ -2161,6 +2166,16 @@ class Execution:
         waited, self.waiting_since = clock.monotonic() - self.waiting_since, None
         self.waited += waited
         return answers[0] if answers[0] is not True else None
+
+    def report(self, ending: Ending, finished_at: int) -> None:
+        """Say in the log how it ended."""
+        level = logging.WARNING if ending.outcome in (Outcome.FAILED, Outcome.TIMED_OUT) else logging.INFO
+        if log.isEnabledFor(level):
+            seconds = (finished_at - self.started_at) / SECOND
+            error = ": ".join(part for part in (ending.error_type, ending.error) if part)
+            why = error or (ending.detail or "").replace("\n", "; ")
+            log.log(level, "%s: %s, %d rows, %.1f s%s", self.job.registration.job_id, ending.outcome, self.rows, seconds,
+                    f" ({why[:200]})" if why else "")  # fmt: skip
 
     # -- the ticker's side
 
@@ -2271,7 +2286,7 @@ class StartRun(Message):
 class CommitRows(Message):
     """One yield: rows, state and losses in one transaction, if the run may still store."""
 
-    __slots__ = ("_calls", "_execution", "_groups", "_losses", "_reply", "_state")
+    __slots__ = ("_calls", "_execution", "_groups", "_losses", "_reply", "_rows", "_state")
 
     def __init__(self, execution: Execution, groups: list[RowGroup], state: str | None, losses: list[Loss], calls: int,
                  reply: Inbox) -> None:  # fmt: skip
@@ -2286,7 +2301,7 @@ class CommitRows(Message):
         execution, job_id = self._execution, self._execution.job.registration.job_id
         if not writer.is_open(execution.id):
             raise RunStopped("the run is closed: nothing of it is stored any more")
-        count = sum(writer.write_rows(group) for group in self._groups)
+        self._rows = count = sum(writer.write_rows(group) for group in self._groups)
         lost = sum(loss.amount for loss in self._losses)
         execute = writer.connection.execute
         for loss in self._losses:
@@ -2301,6 +2316,7 @@ class CommitRows(Message):
     def done(self) -> None:
         if self._state is not None:
             self._execution.job.state = self._state
+        self._execution.rows += self._rows
         self._reply.put(True)
 
     def refused(self, error: BaseException) -> None:
@@ -2498,8 +2514,9 @@ class Lead:
     def _work(self) -> None:
         """Run what the writer hands over. A worker whose run was abandoned has been replaced: it ends."""
         while (execution := self.work.get()) is not None:
-            ending = execution.run()
-            self.ticker.inbox.put((self.ticker.ended, execution, ending, self.clock.now()))
+            ending, finished_at = execution.run(), self.clock.now()
+            self.ticker.inbox.put((self.ticker.ended, execution, ending, finished_at))
+            execution.report(ending, finished_at)
             if execution.abandoned:
                 return
 
@@ -2510,6 +2527,7 @@ class Lead:
         except Exception:
             log.exception("the ticker died; this is a bug of geckosched")
             died()
+            self.ticker.dismiss_waiters()
 
     def reader(self) -> sqlite3.Connection:
         """Return this thread's reading connection."""
@@ -2598,9 +2616,10 @@ class Watcher:
     EVERY = 0.5  # seconds
     HEARTBEAT = 2.0
 
-    def __init__(self, scheduler: CollectionScheduler) -> None:
+    def __init__(self, lead: Callable[[], Lead | None], seek: Callable[[], object]) -> None:
         self.inbox = Inbox()
-        self._scheduler = scheduler
+        self._lead = lead
+        self._seek = seek
         self._seen = 0
         self._next_heartbeat = 0.0
 
@@ -2610,9 +2629,8 @@ class Watcher:
         if "stop" in self.inbox.drain():
             return False
         try:
-            lead = self._scheduler.lead
-            if lead is None:
-                self._scheduler.try_to_lead()
+            if (lead := self._lead()) is None:
+                self._seek()
             else:
                 self._beat(lead)
                 self._read_requests(lead)
@@ -2665,8 +2683,8 @@ class Waiting:
 class Job:
     """A job as the ticker keeps it. `accounted` is the last slot that was served, missed or passed over."""
 
-    __slots__ = ("abandoned", "accounted", "breaker", "disabled_at", "dormant", "enabled", "instance", "missed", "next",
-                 "queued", "registration", "repeats", "running", "slot", "state", "waiting")  # fmt: skip
+    __slots__ = ("abandoned", "accounted", "breaker", "disabled_at", "dormant", "enabled", "gone", "instance", "missed",
+                 "next", "queued", "registration", "repeats", "running", "slot", "state", "waiting")  # fmt: skip
 
     def __init__(self, registration: Registration, config: SchedulerConfig) -> None:
         self.registration = registration
@@ -2676,6 +2694,7 @@ class Job:
         self.enabled = registration.enabled
         self.disabled_at: int | None = None
         self.dormant = False  # no slots here: a momentary lead, or left out by `only`
+        self.gone = False  # unregistered or replaced; a run may still be at it
         self.state = "{}"
         self.instance: Any = None
         self.accounted: int | None = None
@@ -2689,8 +2708,8 @@ class Job:
 
     @property
     def active(self) -> bool:
-        """Whether its slots count: neither the operator nor the configuration switched it off."""
-        return self.enabled and self.disabled_at is None
+        """Whether its slots count: it is there, and neither the operator nor the configuration switched it off."""
+        return self.enabled and self.disabled_at is None and not self.gone
 
 
 class Service:
@@ -2856,8 +2875,8 @@ class Ticker:
         job = self.jobs.get(job_id)
         if job is None or self._stopping:
             inbox.put(("unknown" if job is None else "closed", None))
-        else:
-            self._trigger(job, Waiter(inbox=inbox))
+        elif self._trigger(job, Waiter(inbox=inbox)) != "accepted":
+            inbox.put(("waiting", None))
 
     def _do_disable(self, job: Job) -> list[tuple[str, Any]]:
         job.disabled_at = job.disabled_at or self._clock.now()
@@ -2906,7 +2925,7 @@ class Ticker:
 
     def _remove(self, job: Job) -> None:
         self._timetable.cancel_job(job.slot)
-        job.next = None
+        job.gone, job.next = True, None
         if job.waiting is not None:
             for waiter in job.waiting.waiters:
                 waiter.closed()
@@ -2919,6 +2938,8 @@ class Ticker:
     # -- when a job runs next
 
     def _plan(self, job: Job, planned: NextRun | None) -> None:
+        if job.gone:
+            return
         job.next = planned
         self._timetable.set_due(job.slot, None if planned is None or job.dormant else planned.due)
 
@@ -2927,26 +2948,25 @@ class Ticker:
         slot that passed, or the next slot."""
         grid = job.registration.grid
         planned = next_run(job.breaker, grid.after(now))
-        if job.accounted is not None and job.accounted > now:
-            job.accounted = grid.before(now)  # the clock was set back
-        job.repeats = _from_text_or_none(row["last_slot"]) if row is not None and row["last_run_id"] else None
-        interrupted = row is not None and row["last_outcome"] == Outcome.INTERRUPTED
-        if planned.reason is Reason.SCHEDULED:
-            if not self._catchup:
-                job.missed = 0 if job.accounted is None else grid.count(job.accounted, now)
-                job.accounted = grid.before(now)
-            elif interrupted and row is not None and row["outcome_before"] != Outcome.INTERRUPTED:
-                planned = NextRun(now, Reason.CATCHUP, False)
-            elif job.accounted is None:
-                planned = NextRun(now, Reason.FIRST, False) if self._never_ran(job, row) else planned
-            elif grid.count(job.accounted, now):
-                planned = NextRun(grid.before(now), Reason.SCHEDULED, False)
-        if job.accounted is None:
-            job.accounted = grid.before(now)
+        if job.dormant:
+            self._plan(job, planned)
+            return
+        latest = grid.before(now)
+        never_ran = row is None or not row["runs"]
+        passed = 0 if job.accounted is None else grid.count(job.accounted, now)
+        job.accounted = latest if job.accounted is None else min(job.accounted, latest)  # the clock may be set back
+        job.repeats = None if row is None else _from_text_or_none(row["last_slot"])
+        interrupted = row is not None and row["last_outcome"] == Outcome.INTERRUPTED != row["outcome_before"]
+        if planned.reason is Reason.SCHEDULED and not self._catchup:
+            job.missed, job.accounted = passed, latest
+        elif planned.reason is Reason.SCHEDULED and interrupted:
+            planned = NextRun(now, Reason.CATCHUP, False)
+        elif planned.reason is Reason.SCHEDULED and passed:
+            job.missed, job.accounted, job.repeats = passed - 1, latest, latest
+            planned = NextRun(now, Reason.CATCHUP, False)
+        elif planned.reason is Reason.SCHEDULED and never_ran and job.registration.at is None:
+            planned = NextRun(now, Reason.FIRST, False)
         self._plan(job, planned)
-
-    def _never_ran(self, job: Job, row: sqlite3.Row | None) -> bool:
-        return job.registration.at is None and (row is None or not row["runs"])
 
     def _plan_after(self, job: Job, now: int, again_at: int | None = None) -> None:
         """Plan a job's next run, the next slot being the first after `now` that isn't accounted for yet."""
@@ -3113,10 +3133,9 @@ class Ticker:
         if execution.service is not None:
             execution.service.running -= 1
         conclude(outcome, breaker, now, heard=job.active, retry_after=ending.retry_after)
-        passed = registration.grid.count(job.accounted, now) if job.accounted is not None and job.active else 0
-        if passed:
-            job.missed += passed
-            job.accounted = registration.grid.before(now)
+        if job.accounted is not None and job.active and not job.dormant:
+            job.missed += registration.grid.count(job.accounted, now)
+            job.accounted = max(job.accounted, registration.grid.before(now))
         job.repeats = execution.scheduled_for
         self._plan_after(job, now, None if ending.again_after is None else now + ending.again_after)
         good = outcome in (Outcome.SUCCEEDED, Outcome.PARTIAL)
@@ -3239,11 +3258,15 @@ class Ticker:
     def stop(self) -> None:
         """Let nothing start any more, and ask every run to end."""
         self._stopping = True
+        self.dismiss_waiters()
+        for execution in tuple(self._running):
+            self._ask_to_stop(execution, SHUTDOWN)
+
+    def dismiss_waiters(self) -> None:
+        """Tell who waits for a run that it will not start any more."""
         for job in self.jobs.values():
             for waiter in (*job.queued, *(job.waiting.waiters if job.waiting else ())):
                 waiter.closed()
-        for execution in tuple(self._running):
-            self._ask_to_stop(execution, SHUTDOWN)
 
     def give_up(self) -> None:
         """Close what has not ended as interrupted; whatever its thread still does, it can store nothing."""
@@ -3409,23 +3432,17 @@ class CollectionScheduler:
         run_id: int | None = None
         while True:
             left = None if until is None else (until - self._clock.monotonic()) / SECOND
-            if (left is not None and left <= 0) or (run_id is not None and not wait):
-                break
-            if not wait:
-                left = min(left if left is not None else 0.2, 0.2)
+            if left is not None and left <= 0:
+                return None if run_id is None else self.get_run(run_id)
             self._clock.wait(inbox, left)
-            answers = inbox.drain()
-            for word, found in answers:
+            for word, found in inbox.drain():
                 if word == "unknown":
                     raise self._unknown(job_id)
                 if word == "closed":
                     raise SchedulerClosed(f"the scheduler stopped before {job_id} could run")
                 run_id = found
-                if word == "finished":
-                    return self.get_run(found)
-            if not wait and not answers:
-                break
-        return None if run_id is None else self.get_run(run_id)
+                if word == "finished" or not wait:
+                    return None if run_id is None else self.get_run(run_id)
 
     # -- plugins
 
@@ -3568,7 +3585,7 @@ class CollectionScheduler:
             except BaseException:
                 self._state = SchedulerState.STOPPED
                 raise
-            self._watcher = Watcher(self)
+            self._watcher = Watcher(lambda: self.lead, self.try_to_lead)
             thread = threading.Thread(target=_repeat(self._watcher.turn), name="geckosched-watcher", daemon=True)
             self._watcher_thread = thread
             thread.start()
@@ -3626,7 +3643,7 @@ class CollectionScheduler:
 
     def run_forever(self, seconds: float | None = None, *, only: Iterable[str] | None = None) -> None:
         """Start, run until SIGINT, SIGTERM, `stop()` from another thread, or `seconds` of the scheduler's clock, then
-        stop. Signals are handled only while this runs, on the main thread; a second one ends the wait for the runs."""
+        stop. Signals are handled only while this runs, on the main thread; after SIGINT it raises KeyboardInterrupt."""
         signals: list[int] = []
 
         def on_signal(number: int, _: object) -> None:
@@ -3671,9 +3688,13 @@ class CollectionScheduler:
                 yield lead
                 return
             if momentary:
+                watcher = Watcher(lambda: mine, lambda: None)
+                thread = mine.spawn("watcher", _repeat(watcher.turn))
                 try:
                     yield mine
                 finally:
+                    watcher.inbox.put("stop")
+                    thread.join(1.0)
                     mine.stop(time.monotonic() + 5.0)
                     self._lock.release()
                 return

@@ -10,16 +10,16 @@ requests has no default time limit, knows no budget, and puts the full URL, keys
 - **An attempt** is one request on the wire, to the last byte of its body. Each is a call of the budget
   (`run.call`), redirects and retries included, and none is sent once the run must stop.
 - **Limits.** Connecting, silence, and the attempt as a whole are limited in seconds of real time, for sockets
-  know no other; the body in bytes. `timeout=` replaces the first two for one request, nothing lifts the others.
+  know no other; the body in bytes. `timeout=` replaces the first two for one request, nothing lifts the rest.
   Left to the system: how long it looks up a name. Each address of a host may take `connect_timeout` anew.
 - **Retries**, after pauses (`run.sleep`) that grow and vary: connections that fail or break off, and 5xx, for
-  methods that may be repeated. What was too slow, too large or not HTTP is left for the next run. The last 5xx
-  is returned, as every 4xx is: call `raise_for_status`.
-- **429**, and a 5xx whose Retry-After is beyond a minute, raise `RateLimited` out of the call, which closes the
-  budget for all who share it.
-- **Errors** are those of requests (`ConnectTimeout`, `HTTPError`, ...) in our words: method, scheme://host/path
-  and why, in one line. Neither they nor what they are chained to hold a query, a password or a header;
-  `error.response` still has everything. (urllib3 logs queries at level DEBUG: leave that off.)
+  methods that may be repeated. What was too slow, too large or not HTTP is left for the next run. The last
+  5xx is returned, as every 4xx is: call `raise_for_status`.
+- **429**, and a 5xx whose Retry-After is beyond a minute, raise `RateLimited` out of the call, which closes
+  the budget for all who share it.
+- **Errors** are those of requests (`ConnectTimeout`, `HTTPError`, ...) in our words: method,
+  scheme://host/path and why, in one line. Neither they nor what they are chained to hold a query, a password
+  or a header; `error.response` still has everything. (urllib3 logs queries at level DEBUG: leave that off.)
 - **Connections** are shared by all runs of a scheduler. Cookies, headers and auth belong to the session.
 
 Reading order: `Session` and `Response`, what callers see; `_Calls`, from one request to several attempts;
@@ -37,7 +37,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
@@ -48,7 +48,17 @@ import urllib3.exceptions
 from requests import PreparedRequest, RequestException, adapters
 from requests import exceptions as errors
 
-from geckosched.core import ConfigError, RateLimited, RunContext, RunStopped, __version__, parse_duration
+from geckosched.core import (
+    SECOND,
+    Budget,
+    ConfigError,
+    Duration,
+    RateLimited,
+    RunContext,
+    RunStopped,
+    __version__,
+    parse_duration,
+)
 
 __all__ = ["Response", "Session"]
 
@@ -63,28 +73,28 @@ Options = Mapping[str, Any]  # requests' verify, cert and proxies
 class Session(requests.Session):
     """Call an API from within `run`; the module says what that means.
 
-    Make it in `collect`, and don't keep it beyond the run. Durations are seconds, timedeltas or text (`"30s"`);
-    `max_body` is in bytes after decompression; `retries` counts the attempts after the first, anew for each
-    redirect. `budget` names another budget than the collector's own. `stream=True` is refused: a body is read
-    whole before the call returns, as only then the limits hold. `iter_content` and `iter_lines` work all the same.
+    Make it in `collect`, and don't keep it beyond the run. Durations are seconds, timedeltas or text
+    (`"30s"`); `max_body` is in bytes after decompression; `retries` counts the attempts after the first, anew
+    for each redirect. `budget` names another budget than the collector's own. `stream=True` is refused: only
+    what is read before the call returns has limits. `iter_content` and `iter_lines` work without it.
     """
 
     def __init__(
         self,
         run: RunContext,
         *,
-        budget: str | None = None,
+        budget: Budget | None = None,
         user_agent: str | None = None,
-        connect_timeout: float | str | timedelta = 5,
-        read_timeout: float | str | timedelta = 30,
-        total_timeout: float | str | timedelta = 60,
+        connect_timeout: Duration = 5,
+        read_timeout: Duration = 30,
+        total_timeout: Duration = 60,
         max_body: int = 64 * 1024 * 1024,
         retries: int = 3,
         max_redirects: int = 5,
     ) -> None:
         super().__init__()
         if retries < 0 or max_body < 1:
-            raise ConfigError(f"Session: {retries=}, {max_body=}: retries must be 0 or more, max_body 1 or more")
+            raise ConfigError(f"Session: {retries=}, {max_body=}: must be at least 0 and at least 1")
         limits = _Limits(
             connect=_seconds(connect_timeout, "connect_timeout"),
             read=_seconds(read_timeout, "read_timeout"),
@@ -94,11 +104,12 @@ class Session(requests.Session):
         calls = _Calls(run, run.shared("geckosched.http", _Connections), budget, limits, retries)
         self.mount("https://", calls)
         self.mount("http://", calls)
-        self.headers["User-Agent"] = user_agent or f"geckosched/{__version__} (+{run.plugin})"
+        ours = f"geckosched/{__version__} (+{run.job_id})"  # a job id may hold letters that a header may not
+        self.headers["User-Agent"] = user_agent or ours.encode("ascii", "replace").decode()
         self.max_redirects = max_redirects
 
-    # The rest keeps the URL and headers out of what requests raises outside of an attempt. Here and below, errors
-    # are raised after the `except` block: `from None` inside would leave the original one in `__context__`.
+    # The rest keeps the URL and headers out of what requests raises outside of an attempt. Here and below,
+    # errors are raised after the `except` block: inside, the original would stay in their `__context__`.
 
     def prepare_request(self, request: requests.Request) -> PreparedRequest:
         try:
@@ -111,10 +122,10 @@ class Session(requests.Session):
         try:
             return super().send(request, **kwargs)
         except requests.TooManyRedirects:
-            words = f"more than {self.max_redirects} redirects"
-            failure: RequestException = requests.TooManyRedirects(f"{_where(request)}: {words}")
+            where, kind = _where(request), requests.TooManyRedirects
+            failure: RequestException = kind(f"{where}: more than {self.max_redirects} redirects")
         except errors.InvalidSchema:
-            failure = errors.InvalidSchema(f"{_where(request)}: leads to neither an http:// nor an https:// URL")
+            failure = errors.InvalidSchema(f"{_where(request)}: leads to no http:// or https:// URL")
         raise failure
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
@@ -134,22 +145,29 @@ class Response(requests.Response):
         """Raise `requests.HTTPError` for a 4xx or 5xx."""
         if 400 <= self.status_code < 600:
             side = "Client" if self.status_code < 500 else "Server"
-            phrase = http.client.responses.get(self.status_code, "(not a standard status)")  # not the far side's
+            phrase = http.client.responses.get(self.status_code, "no standard status")  # theirs may say anything
             text = f"{self.status_code} {side} Error: {phrase} for url: {_safe(self.url)}"
             raise requests.HTTPError(text, response=self)
 
     def json(self, **kwargs: Any) -> Any:
-        """Read the body as JSON; raise `requests.JSONDecodeError`, a ValueError, that says what came instead."""
+        """Read the body as JSON, or raise `requests.JSONDecodeError`, a ValueError, with how it begins."""
         try:
             return super().json(**kwargs)
-        except (ValueError, RecursionError) as error:
-            if kwargs and not isinstance(error, requests.JSONDecodeError):
-                raise  # by a hook of the caller's
-            why, position = getattr(error, "msg", type(error).__name__), getattr(error, "pos", 0)
-        kind = self.headers.get("Content-Type", "text").partition(";")[0][:40]
-        found = f"{kind} that begins with {_quote(self.text, self.request)}" if self.content else "an empty body"
+        except requests.JSONDecodeError as error:
+            why, body, position = error.msg, error.doc, error.pos
+        except (ValueError, RecursionError) as error:  # numbers too long, lists too deep
+            if kwargs:
+                raise  # perhaps by a hook of the caller's
+            why, body, position = type(error).__name__, "", 0
+        found = "an empty body"
+        if self.content:
+            start = _quote(self.content[:500].decode(errors="replace"), self.request)
+            found = f"{self.headers.get('Content-Type', 'text')[:40]} that begins with {start}"
         text = f"{_where(self.request)}: {self.status_code} with {found}, which is not JSON: {why}"
-        raise requests.JSONDecodeError(text, self.text, position)
+        raise requests.JSONDecodeError(text, body, position)
+
+
+Result = Response | RequestException  # of an attempt: its answer, or why there is none
 
 
 # ---- From one request to several attempts
@@ -159,7 +177,7 @@ class _Calls(adapters.BaseAdapter):
     """What a Session mounts: answers each request, redirects included, with as many attempts as it takes."""
 
     def __init__(
-        self, run: RunContext, connections: _Connections, budget: str | None, limits: _Limits, retries: int
+        self, run: RunContext, connections: _Connections, budget: Budget | None, limits: _Limits, retries: int
     ) -> None:
         super().__init__()
         self.run, self.connections, self.budget = run, connections, budget
@@ -176,7 +194,7 @@ class _Calls(adapters.BaseAdapter):
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
         if stream:
-            raise ValueError("stream=True: a geckosched Session reads bodies whole, within its limits; leave it out")
+            raise ValueError("stream=True: leave it out, for a Session reads bodies whole, within its limits")
         limits = self.limits.replaced(timeout)
         options = {"verify": verify, "cert": cert, "proxies": proxies}
         retries = self.retries if _repeatable(request) else 0
@@ -186,7 +204,7 @@ class _Calls(adapters.BaseAdapter):
                 break
             pause = self._pause(answer, attempt)
             said = answer if isinstance(answer, RequestException) else f"{_where(request)}: {answer.status_code}"
-            self.run.log.info("%s; again in %.1f s", said, pause)
+            self.run.log.info("%s, again in %.1f s", said, pause)
             self.run.sleep(pause)
         if isinstance(answer, RequestException):
             raise answer
@@ -195,8 +213,8 @@ class _Calls(adapters.BaseAdapter):
     def close(self) -> None:
         """Leave the connections open: they are the scheduler's."""
 
-    def _call(self, request: PreparedRequest, limits: _Limits, options: Options) -> Response | RequestException:
-        """Make one attempt, and hand back its answer or why there is none."""
+    def _call(self, request: PreparedRequest, limits: _Limits, options: Options) -> Result:
+        """Make one attempt as one call of the budget."""
         if self.run.stopping:
             raise RunStopped
         try:
@@ -221,14 +239,14 @@ class _Calls(adapters.BaseAdapter):
     def _heed_rate_limit(self, answer: requests.Response) -> None:
         asked = _retry_after(answer.headers, self.run.now())
         if answer.status_code == 429 or (answer.status_code >= 500 and asked > LONGEST_PAUSE):
-            raise RateLimited(max(1, asked))  # the budget adds a delay of its own
+            raise RateLimited(asked)  # which takes less than 1 for 1; the budget adds a delay of its own
 
     def _response(self, answer: requests.Response, body: bytes) -> Response:
         response = Response()
-        vars(response).update(vars(answer), _content=body, connection=self)  # digest auth sends by `connection`
+        vars(response).update(vars(answer), _content=body, connection=self)  # digest auth sends by that
         return response
 
-    def _pause(self, answer: Response | RequestException, attempt: int) -> float:
+    def _pause(self, answer: Result, attempt: int) -> float:
         pause = min(2.0**attempt, LONGEST_PAUSE) * self.random.uniform(0.5, 1)
         if isinstance(answer, RequestException):
             return pause
@@ -240,7 +258,7 @@ def _repeatable(request: PreparedRequest) -> bool:
     return request.method in IDEMPOTENT and isinstance(request.body, str | bytes | None)
 
 
-def _passing(answer: Response | RequestException) -> bool:
+def _passing(answer: Result) -> bool:
     """Whether another attempt may fare better."""
     if isinstance(answer, RequestException):
         broken = isinstance(answer, requests.ConnectionError | errors.ChunkedEncodingError)
@@ -309,11 +327,8 @@ class _Limits:
         return min(self.read, self.end - time.monotonic())
 
 
-def _seconds(value: float | str | timedelta, name: str) -> float:
-    seconds = parse_duration(value, f"Session: {name}") / 1_000_000
-    if seconds <= 0:
-        raise ConfigError(f"Session: {name}: found {value!r}, must be longer than 0")
-    return seconds
+def _seconds(value: Duration, name: str) -> float:
+    return parse_duration(value, f"Session: {name}") / SECOND
 
 
 class _Connections(adapters.HTTPAdapter):
@@ -391,7 +406,7 @@ _UNSENDABLE: dict[type[RequestException], str] = {
 
 
 def _failure(error: Exception, request: PreparedRequest, limits: _Limits) -> RequestException:
-    """Say why there is no answer: by kind and root of what requests and urllib3 raised, never by their texts."""
+    """Say why there is no answer, by kind and root of what requests and urllib3 raised, not by their texts."""
     where, root = _where(request), _root(error)
     if isinstance(error, requests.ConnectTimeout):
         return requests.ConnectTimeout(f"{where}: no connection within {limits.connect:g} s")
@@ -451,8 +466,8 @@ def _safe(url: str | None) -> str:
 def _quote(text: str, request: PreparedRequest) -> str:
     """Quote the first 60 characters of what came, unless they repeat what was sent.
 
-    Error pages like to repeat the URL or a header. Whole words are compared, so that no escape hides one; that
-    some of them are no secrets costs a quotation at most.
+    Error pages like to repeat the URL or a header. Whole words are compared, so that no escape hides one;
+    that some of them are no secrets costs a quotation at most.
     """
     query = urlsplit(request.url or "").query
     sent = f"{query} {unquote_plus(query)} {request.headers}"
