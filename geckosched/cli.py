@@ -1,11 +1,10 @@
 """The command line: parse, call the core, render. No threads and no SQL live here.
 
-Data goes to stdout and talk (log lines, "triggered ...", errors) to stderr. Exit codes: 0 done (succeeded, partial,
+Data goes to stdout, talk (log lines, "triggered ...", errors) to stderr. Exit codes: 0 done (succeeded, partial,
 skipped), 1 the thing asked for failed or was refused, 2 usage, configuration or an unknown job, 130 interrupted;
-SIGTERM ends `geckosched run` with 0. Our errors are one line without a traceback.
+SIGTERM ends with 0. Our errors are one line without a traceback.
 
-In order: errors and plugins' commands · options that all commands share · the commands · rendering · the console
-script.
+In this order: how a command ends · the commands · plugins' commands · rendering · the console script.
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,71 +27,559 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from geckosched import __version__
 from geckosched.config import Configuration, find_database, load_configuration
 from geckosched.core import (
+    SECOND,
+    BreakerState,
     CollectionScheduler,
     ConfigError,
     GeckoschedError,
     JobStatus,
     Outcome,
+    PluginError,
     Run,
+    SchedulerConfig,
+    SchedulerInfo,
     SchedulerState,
     Status,
     UnknownJob,
+    __version__,
     parse_duration,
 )
 
 __all__ = ["app", "main"]
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, USAGE = 0, 1, 2  # and 130, which typer makes of a KeyboardInterrupt
 
-_DONE_WELL = {Outcome.SUCCEEDED, Outcome.PARTIAL, Outcome.SKIPPED}
+_GOOD = frozenset((Outcome.SUCCEEDED, Outcome.PARTIAL, Outcome.SKIPPED))
 
-# -- Errors and plugins' commands ------------------------------------------------------------------------------
+log = logging.getLogger("geckosched")
+
+# -- How a command ends ------------------------------------------------------------------------------------------------
 
 
-def _complain(text: str) -> None:
-    """Say on stderr what is wrong, in one line."""
-    typer.echo(f"geckosched: {_clean(text)}", err=True)
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM. A KeyboardInterrupt, because that is what the core lets pass while plugin code runs on this thread."""
+
+
+class _UsageError(GeckoschedError):
+    """The command line can't be understood."""
 
 
 class _Commands(TyperGroup):
-    """Our commands and, under its name, each plugin's own; every error ends here in one line and an exit code."""
+    """Our commands and, under its name, each plugin's own. Whatever they raise ends here as one line and a code."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> NoReturn:
-        """Run one command and leave with its exit code."""
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        """Run one command and leave with its exit code; tests and the console script end in the same way."""
+        extra["standalone_mode"] = False  # else a usage error is several lines
+        with _log_to_stderr():
+            try:
+                code = super().main(*args, **extra) or DONE
+            except typer.TyperException as error:
+                code = error.exit_code
+                where = getattr(error, "ctx", None)
+                _complain(f"{error.format_message()} (see {where.command_path if where else 'geckosched'} --help)")
+            except GeckoschedError as error:
+                code = USAGE if isinstance(error, ConfigError | UnknownJob | _UsageError) else FAILED
+                _complain(str(error))
+        sys.exit(code)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; SIGTERM is an orderly end."""
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
-        except typer.TyperException as error:
-            _complain(f"{error.format_message()} (see geckosched --help)")
-            code = error.exit_code
-        except GeckoschedError as error:
-            _complain(str(error))
-            code = USAGE if isinstance(error, (ConfigError, UnknownJob)) else FAILED
-        sys.exit(code or DONE)
+            return super().invoke(ctx)
+        except _Terminated:
+            raise typer.Exit(DONE) from None
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Look a word up among our commands; only if it is none of them load the plugins and ask them."""
-        return self.commands.get(cmd_name) or _plugin_command(cmd_name, list(self.commands))
+        """Look a word up among our commands; only if it is none of them are the plugins loaded and asked."""
+        return super().get_command(ctx, cmd_name) or _plugin_commands(cmd_name, list(self.commands))
 
 
-def _plugin_command(word: str, ours: Sequence[str]) -> TyperGroup:
-    """Return the commands that the plugin called `word` registers.
+def _complain(text: str) -> None:
+    typer.echo(f"geckosched: {_clean(text)}", err=True)
 
-    Plugins see `register_commands(app)` with a typer app of their own, so they can neither replace our commands nor
-    each other's.
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+class _PlainLines(logging.Formatter):
+    """One line for a record: time, the job that speaks, and whether it is more than news."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC)
+        job = record.name.removeprefix("geckosched.job.") if record.name.startswith("geckosched.job.") else ""
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        text = f"{moment:%Y-%m-%d %H:%M:%S} {level}{job and f'{job}: '}{_clean(record.getMessage())}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+@contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    """Show warnings of core and plugins while a command runs; `run` shows the news, too."""
+    handler, level = logging.StreamHandler(), log.level
+    handler.setFormatter(_PlainLines())
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+# -- The commands ------------------------------------------------------------------------------------------------------
+
+app = typer.Typer(
+    name="geckosched",
+    cls=_Commands,
+    help="Run data collectors on schedule, and see what happened.",
+    epilog="Plugins may bring commands of their own: geckosched PLUGIN --help",
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="F", help="Configuration; else $GECKOSCHED_CONFIG, else ./geckosched.toml."),
+]
+Database = Annotated[
+    Path | None, typer.Option("--database", metavar="F", help="SQLite file, instead of the configured.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback(invoke_without_command=True)
+def geckosched(
+    ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False
+) -> None:
+    if version:
+        typer.echo(f"geckosched {__version__}")
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        _say(ctx.get_help())
+        raise typer.Exit(USAGE)
+
+
+@app.command()
+def run(
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="JOB", help="Only this job; repeatable.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Run every enabled job once, then end.")] = False,
+    for_: Annotated[str | None, typer.Option("--for", metavar="30s", help="End by itself after this long.")] = None,
+    config: Config = None,
+    database: Database = None,
+) -> None:
+    """Run the jobs in the foreground; stand by while another process does."""
+    if once and for_:
+        raise _UsageError("--once ends by itself, so it doesn't go with --for")
+    seconds = None if for_ is None else parse_duration(for_, "--for") / SECOND
+    log.setLevel(logging.INFO)
+    scheduler = _load(_configure(config, database))
+    for name, reason in scheduler.registry.not_scheduled.items():
+        log.info("not scheduled: %s %s", name, reason)
+    if once:
+        raise typer.Exit(_run_once(scheduler, only or ()))
+    found = scheduler.get_status()
+    log.info("%d jobs, store %s", len(found.jobs), found.scheduler.database)
+    scheduler.run_forever(seconds, only=only or None)
+
+
+@app.command()
+def status(
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="Show this job in full.")] = None,
+    as_json: AsJson = False,
+    config: Config = None,
+    database: Database = None,
+) -> None:
+    """Show what the store says about scheduler and jobs, whether they run or not."""
+    try:
+        scheduler_config = _configure(config, database).scheduler
+    except ConfigError as error:
+        _complain(str(error))
+        place = database or find_database(config)
+        scheduler_config = SchedulerConfig(database=place) if place else SchedulerConfig()
+    scheduler = CollectionScheduler(scheduler_config)
+    found = scheduler.get_status()
+    if job is not None:
+        found = dataclasses.replace(found, jobs=(scheduler.get_collector_status(job),))
+    now = datetime.now(UTC)
+    if as_json:
+        _print_json(found.as_dict())
+    elif job is not None:
+        _print_details(found.jobs[0], now)
+    else:
+        _print_scheduler(found.scheduler, now)
+        _print_jobs(found.jobs, now)
+        for plugin in found.plugins:
+            if not plugin.ok:
+                typer.echo(f"plugin {plugin.name} is broken: {_clean(plugin.error or '')}")
+
+
+@app.command()
+def trigger(
+    job: Annotated[str, typer.Argument(metavar="JOB")],
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return as soon as the leader has taken it.")] = False,
+    as_json: AsJson = False,
+    config: Config = None,
+    database: Database = None,
+) -> None:
+    """Run a job now and wait for its end: by the leader if one leads, else here."""
+    configuration = _configure(config, database)
+    scheduler = CollectionScheduler(configuration.scheduler)
+    found = scheduler.get_status()
+    if found.scheduler.state is SchedulerState.STOPPED:
+        if no_wait:
+            raise GeckoschedError(f"nobody runs the jobs of {found.scheduler.database}, so --no-wait is refused")
+        scheduler = _load(configuration)
+        found = scheduler.get_status()
+    _expect_job(job, found, scheduler.registry.not_scheduled)
+    _say(f"triggered {job}{'' if no_wait else ', waiting for its end'}")
+    result = scheduler.execute_collector_now(job, wait=not no_wait)
+    if as_json:
+        _print_json(result.as_dict() if result else None)
+    else:
+        typer.echo(f"{job}: {_result(result) if result else 'waits for its turn'}")
+    if result is not None and _has_failed(result):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def runs(
+    job_or_id: Annotated[str | None, typer.Argument(metavar="[JOB or ID]", help="One job's runs, or one run.")] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many.")] = 20,
+    failed: Annotated[bool, typer.Option("--failed", help="Only runs that failed.")] = False,
+    as_json: AsJson = False,
+    config: Config = None,
+    database: Database = None,
+) -> None:
+    """Show the history, newest first; one run with its traceback."""
+    scheduler = CollectionScheduler(_configure(config, database).scheduler)
+    run_id = int(job_or_id) if job_or_id is not None and job_or_id.isdecimal() else None
+    if run_id is not None:
+        found = [scheduler.get_run(run_id)]
+    else:
+        found = _failed_runs(scheduler, job_or_id, limit) if failed else scheduler.get_runs(job_or_id, limit)
+    now = datetime.now(UTC)
+    if as_json:
+        _print_json([each.as_dict() for each in found])
+    elif run_id is not None:
+        _print_details(found[0], now)
+    else:
+        _print_runs(found, now)
+
+
+def _configure(config: Path | None, database: Path | None) -> Configuration:
+    configuration = load_configuration(config)
+    if database is None:
+        return configuration
+    return dataclasses.replace(configuration, scheduler=dataclasses.replace(configuration.scheduler, database=database))
+
+
+def _load(configuration: Configuration) -> CollectionScheduler:
+    scheduler = CollectionScheduler(configuration.scheduler)
+    configuration.load_plugins(scheduler)
+    return scheduler
+
+
+def _expect_job(name: str, found: Status, not_scheduled: Mapping[str, str]) -> None:
+    """Raise unless there is such a job and it can run, as far as can be told before it is asked to."""
+    jobs = {job.job_id: job for job in found.jobs}
+    if name in not_scheduled:
+        raise ConfigError(f"{name} is not scheduled: it {not_scheduled[name]}")
+    if name not in jobs:
+        raise UnknownJob(name, jobs)
+    for plugin in found.plugins:
+        if plugin.name == jobs[name].plugin and not plugin.ok:
+            raise PluginError(f"{name} can't run: plugin {plugin.name} is broken: {plugin.error}")
+
+
+def _has_failed(run: Run) -> bool:
+    return run.outcome is not None and run.outcome not in _GOOD
+
+
+def _failed_runs(scheduler: CollectionScheduler, job: str | None, limit: int) -> list[Run]:
+    """Return the latest runs that failed, looking back as far as it takes."""
+    reach = limit
+    while True:
+        found = scheduler.get_runs(job, reach)
+        failed = [each for each in found if _has_failed(each)]
+        if len(failed) >= limit or len(found) < reach:
+            return failed[:limit]
+        reach *= 10
+
+
+def _run_once(scheduler: CollectionScheduler, only: Sequence[str]) -> int:
+    """Trigger every enabled job, here or through the leader, and wait until each has run; returns the exit code.
+
+    The scheduler starts without any job's slots, so that no first or overdue run comes on top.
     """
-    scheduler = _load(load_configuration())
-    plugins = scheduler.registry.plugins
-    if word not in plugins:
-        near = difflib.get_close_matches(word, [*ours, *plugins], n=1)
-        advice = f'did you mean "{near[0]}"?' if near else f"allowed: {', '.join(ours)}, or a plugin's name"
-        raise typer.BadParameter(f'no command or plugin "{word}", {advice}')
-    if not plugins[word].ok:
-        raise GeckoschedError(f"plugin {word} is broken: {plugins[word].error}")
+    scheduler.start(only=())
+    try:
+        found = CollectionScheduler(scheduler.config).get_status()  # the leader's jobs, not our registrations
+        jobs = {job.job_id: job for job in found.jobs}
+        for name in only:
+            if name not in jobs:
+                raise UnknownJob(name, jobs)
+        wanted = set(only) or {name for name, job in jobs.items() if job.enabled and job.disabled_at is None}
+        asked_at, leader = datetime.now(UTC), found.scheduler.started_at
+        refused = {name for name in sorted(wanted) if not _trigger(scheduler, name)}
+        while True:
+            found = scheduler.get_status()
+            ended = [job for job in found.jobs if job.job_id in wanted - refused and _has_run(job, asked_at)]
+            if len(ended) == len(wanted - refused):
+                break
+            if found.scheduler.started_at != leader:
+                raise GeckoschedError("the leader ended before every job had run")
+            time.sleep(0.2)
+        if scheduler.state is SchedulerState.STANDBY:  # else the core has told of each run
+            for job in ended:
+                log.info("%s: %s", job.job_id, "; ".join(filter(None, (job.last_outcome, _note_of_job(job)))))
+    finally:
+        scheduler.stop()
+    return FAILED if refused or any(job.last_outcome not in _GOOD for job in ended) else DONE
+
+
+def _trigger(scheduler: CollectionScheduler, job: str) -> bool:
+    try:
+        scheduler.execute_collector_now(job, wait=False)
+    except UnknownJob:
+        log.warning("%s can't run: its collector isn't there", job)
+        return False
+    return True
+
+
+def _has_run(job: JobStatus, since: datetime) -> bool:
+    return job.last_outcome is not None and job.last_started_at is not None and job.last_started_at >= since
+
+
+# -- Plugins' commands -------------------------------------------------------------------------------------------------
+
+
+def _plugin_commands(word: str, ours: Sequence[str]) -> TyperGroup:
+    """Return what the plugin called `word` adds by `register_commands(app)`, to a typer app of its own: a plugin can
+    replace neither our commands nor another plugin's."""
+    registry = _load(load_configuration()).registry
+    plugin = registry.plugins.get(word)
+    if plugin is None:
+        known = [*ours, *registry.plugins]
+        near = difflib.get_close_matches(word, known, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"allowed: {', '.join(known)}"
+        raise _UsageError(f'no command and no plugin is called "{word}", {hint}')
+    if not plugin.ok:
+        raise PluginError(f"plugin {word} is broken: {plugin.error}")
     commands = typer.Typer(name=word, help=f"Commands of the plugin {word}.", rich_markup_mode=None)
-    scheduler.registry.call(word, "register_commands", app=commands)
+    registry.call(word, "register_commands", app=commands)
     if not commands.registered_commands and not commands.registered_groups:
-        raise typer.BadParameter(f"plugin {word} has no commands")
+        raise _UsageError(f"plugin {word} has no commands")
     return typer.main.get_group(commands)
+
+
+# -- Rendering ---------------------------------------------------------------------------------------------------------
+
+_WIDTH = 80
+_COLOURS = {
+    "healthy": "green", "succeeded": "green",
+    "degraded": "yellow", "partial": "yellow", "rate_limited": "yellow",
+    "unhealthy": "red", "failed": "red", "timed_out": "red", "interrupted": "red",
+}  # fmt: skip
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2))
+
+
+def _print_scheduler(info: SchedulerInfo, now: datetime) -> None:
+    running = info.state is not SchedulerState.STOPPED
+    who = f", process {info.pid} on {info.host}, started {_fully(info.started_at, now)}" if running else ""
+    typer.echo(f"scheduler  {info.state}{who}")
+    if info.heartbeat_at is not None:
+        typer.echo(f"heartbeat  {_fully(info.heartbeat_at, now)}")
+    typer.echo(f"database   {info.database}{'' if Path(info.database).exists() else ' (not there yet)'}")
+
+
+def _print_jobs(jobs: Sequence[JobStatus], now: datetime) -> None:
+    if not jobs:
+        typer.echo("\nno jobs yet: geckosched run schedules what the plugins bring")
+        return
+    typer.echo("")
+    rows = [
+        (job.job_id, job.health, _briefly(job.last_started_at, now), _next(job, now), str(job.runs), str(job.errors))
+        for job in jobs
+    ]
+    notes = {index: _note_of_job(job) for index, job in enumerate(jobs)}
+    _print_table(("JOB", "HEALTH", "LAST (UTC)", "NEXT (UTC)", ">RUNS", ">ERRORS"), rows, notes)
+
+
+def _next(job: JobStatus, now: datetime) -> str:
+    if job.running_for is not None:
+        return f"running {_span(job.running_for)}"
+    overdue = job.next_run_at is not None and job.next_run_at < now
+    return f"overdue {job.next_run_at:%H:%M}" if overdue else _briefly(job.next_run_at, now)
+
+
+def _note_of_job(job: JobStatus) -> str:
+    """Say what is not as it should be with a job's last run and its breaker."""
+    outcome, said = job.last_outcome, []
+    if outcome in (Outcome.FAILED, Outcome.TIMED_OUT):
+        said.append(f"{outcome}: {job.last_error}" if job.last_error else outcome)
+    elif outcome not in (None, Outcome.SUCCEEDED):
+        said.append(outcome)
+    if job.breaker is not BreakerState.CLOSED:
+        said.insert(0, f"breaker {job.breaker.replace('_', ' ')}")
+    return _clean("; ".join(said))
+
+
+def _print_runs(runs: Sequence[Run], now: datetime) -> None:
+    if not runs:
+        typer.echo("no runs")
+        return
+    rows = [
+        (str(each.id), each.job_id, each.outcome or "running", _briefly(each.started_at, now), _seconds(each.seconds),
+         str(each.rows), str(each.calls))
+        for each in runs
+    ]  # fmt: skip
+    notes = {index: _reason(each) if _has_failed(each) else "" for index, each in enumerate(runs)}
+    _print_table((">ID", "JOB", "OUTCOME", "STARTED (UTC)", ">SECONDS", ">ROWS", ">CALLS"), rows, notes)
+
+
+def _print_details(record: JobStatus | Run, now: datetime) -> None:
+    """Print every field of a job or a run; text of several lines (a traceback) comes last."""
+    fields = {each.name: getattr(record, each.name) for each in dataclasses.fields(record)}
+    long = {name: value for name, value in fields.items() if isinstance(value, str) and "\n" in value}
+    width = max(map(len, fields)) + 2
+    for name, value in fields.items():
+        if name not in long:
+            typer.echo(f"{name.replace('_', ' '):{width}}{_show(value, now)}")
+    for name, value in long.items():
+        lines = (_printable(line).rstrip() for line in value.splitlines())
+        typer.echo("\n  ".join([f"{name.replace('_', ' ')}:", *lines]))
+
+
+def _show(value: object, now: datetime) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return _fully(value, now)
+    return f"{value:.3f}" if isinstance(value, float) else _clean(str(value))
+
+
+def _print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], notes: Mapping[int, str]) -> None:
+    """Draw rows: with rich on a terminal, else as aligned text with a row's note in a line of its own below it.
+
+    A header that begins with ">" is one of numbers, which are aligned to the right.
+    """
+    titles = [each.removeprefix(">") for each in headers]
+    numbers = [each.startswith(">") for each in headers]
+    if _is_terminal():
+        _print_rich_table(titles, numbers, rows, notes)
+        return
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    for index, row in enumerate([titles, *rows], start=-1):
+        cells = zip(row, widths, numbers, strict=True)
+        text = "  ".join(cell.rjust(width) if number else cell.ljust(width) for cell, width, number in cells)
+        typer.echo(text.rstrip())
+        if note := notes.get(index):
+            typer.echo(_shorten(f"  {note}"))
+
+
+def _print_rich_table(
+    titles: Sequence[str], numbers: Sequence[bool], rows: Sequence[Sequence[str]], notes: Mapping[int, str]
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title, number in zip(titles, numbers, strict=True):
+        table.add_column(title, justify="right" if number else "left", no_wrap=True)
+    table.add_column("", no_wrap=True, overflow="ellipsis", style="dim")
+    for index, row in enumerate(rows):
+        table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row), Text(notes.get(index, "")))
+    Console().print(table)
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def _result(run: Run) -> str:
+    """Say how a run ended, in one line."""
+    if run.outcome is None:
+        return f"runs as run {run.id}"
+    reason = _reason(run)
+    return f"{run.outcome}, {run.rows} rows in {_seconds(run.seconds)} s (run {run.id}){reason and f': {reason}'}"
+
+
+def _reason(run: Run) -> str:
+    said = f"{run.error_type}: {run.error}" if run.error_type else run.error or run.detail
+    return _clean(said or "")
+
+
+def _seconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.1f}"
+
+
+def _span(seconds: float) -> str:
+    """Say a length of time by its largest unit, as people do: 45s, 12m, 3h, 5d."""
+    for limit, size, unit in ((90, 1, "s"), (90 * 60, 60, "m"), (36 * 3600, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds / 86400:.0f}d"
+
+
+def _in_words(moment: datetime, now: datetime) -> str:
+    seconds = (moment - now).total_seconds()
+    return f"in {_span(seconds)}" if seconds > 0 else f"{_span(-seconds)} ago"
+
+
+def _briefly(moment: datetime | None, now: datetime) -> str:
+    """Show a time in a table: in words, and in UTC as a time of the day or, a day and more away, as a date."""
+    if moment is None:
+        return "-"
+    is_near = abs((moment - now).total_seconds()) < 86400
+    return f"{_in_words(moment, now)} {moment.strftime('%H:%M' if is_near else '%m-%d')}"
+
+
+def _fully(moment: datetime | None, now: datetime) -> str:
+    return "-" if moment is None else f"{_in_words(moment, now)} ({moment:%Y-%m-%d %H:%M:%S} UTC)"
+
+
+def _clean(text: str) -> str:
+    """Put foreign text into one line of printable characters: an API's answer must not write to the terminal."""
+    return " ".join(_printable(text).split())
+
+
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() else " " for each in text)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 3]}..."
+
+
+# -- The console script ------------------------------------------------------------------------------------------------
+
+
+def main() -> NoReturn:
+    """Run the command line and leave by `os._exit`: a collector that hangs, or a thread that a plugin left behind, must
+    not keep the process (trap 26)."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    code: object = FAILED
+    try:
+        typer.main.get_command(app).main(prog_name="geckosched")
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads any more
+            stream.flush()
+    os._exit(code if isinstance(code, int) else FAILED)
+
+
+def _on_sigterm(*_: object) -> NoReturn:
+    raise _Terminated

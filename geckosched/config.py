@@ -17,6 +17,7 @@ import dataclasses
 import difflib
 import functools
 import json
+import logging
 import operator
 import os
 import re
@@ -50,6 +51,8 @@ __all__ = [
     "load_configuration",
     "read_options",
 ]
+
+log = logging.getLogger("geckosched")
 
 DEFAULT_FILE = Path("geckosched.toml")
 
@@ -167,6 +170,7 @@ class Configuration:
                 read_options=functools.partial(read_options, folder=folder),
             )
             self._check_free_options(scheduler)
+            self._warn_of_unknown_plugins(scheduler)
         except ConfigError as error:
             raise ConfigError(f"{self.path}: {error}" if self.path else str(error)) from error
 
@@ -179,6 +183,14 @@ class Configuration:
             for key in table.keys() - OUR_OPTIONS:
                 if difflib.get_close_matches(key, OUR_OPTIONS, n=1, cutoff=0.88):
                     raise ConfigError(f"[collectors.{job_id}] {key}: {_unknown_key(key, OUR_OPTIONS)}")
+
+    def _warn_of_unknown_plugins(self, scheduler: CollectionScheduler) -> None:
+        """Say which `[plugins.NAME]` reach nobody; no error, since a plugin that is gone stops nothing."""
+        known = [*scheduler.registry.plugins, *self.disable]
+        for name in self.plugin_settings.keys() - known if self.only_plugins is None else ():
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f', did you mean "{near[0]}"?' if near else ""
+            log.warning("%s: [plugins.%s] no installed plugin has this name%s", self.path, name, hint)
 
 
 def find_configuration(named: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -332,7 +344,8 @@ def read_options(options_type: type, table: Table, where: str, *, folder: Path =
     try:
         return options_type(**values)
     except Exception as error:
-        raise ConfigError(f"{where}: {_one_line(error)}") from error
+        said = _one_line(error)
+        raise ConfigError(f"{where}{'' if said.partition(':')[0] in fields else ':'} {said}") from error
 
 
 def _option_adapters(options_type: type, folder: Path, where: str) -> dict[str, TypeAdapter[Any]]:

@@ -2120,6 +2120,7 @@ class Execution:
             raise RunStopped(f"the run must end: {self.stop}")
 
     def commit(self, groups: list[RowGroup], state: str | None, losses: list[Loss]) -> None:
+        self._check_open()
         reply = Inbox()
         calls = self.context.calls if self.context else 0
         self.lead.writer.inbox.put(CommitRows(self, groups, state, losses, calls, reply))
@@ -2134,9 +2135,8 @@ class Execution:
         return [dict(row) for row in cursor.fetchall()]
 
     def take_call(self, budget: Budget) -> int:
+        self._check_open()
         reply = Inbox()
-        if self.stop is not None:
-            raise RunStopped(f"the run must end: {self.stop}")
         self.lead.ticker.inbox.put((self.lead.ticker.ask_call, self, budget, reply))
         place = self._answer(reply)
         if not isinstance(place, int):
@@ -2150,12 +2150,18 @@ class Execution:
         self.lead.ticker.inbox.put((self.lead.ticker.end_call, budget.name, place, refused, heard, after))
 
     def calls_free(self, budget: Budget) -> int:
+        self._check_open()
         reply = Inbox()
         self.lead.ticker.inbox.put((self.lead.ticker.count_free, self, budget, reply))
         return cast(int, self._answer(reply))
 
     def shared(self, key: object, factory: Callable[[], Any]) -> Any:
         return self.lead.shared(key, factory)
+
+    def _check_open(self) -> None:
+        """A run that was closed under its thread asks nobody any more: the loops may have ended."""
+        if self.closed:
+            raise RunStopped("the run is closed: nothing of it is stored any more")
 
     def _answer(self, reply: Inbox) -> Any:
         """Wait for the writer or the ticker; the wait does not count towards the time limit."""
@@ -2994,7 +3000,7 @@ class Ticker:
             late = passed > 1 or now - latest > max(_LATE, min(grid.every // 2, HOUR))
             reason, missed = (Reason.CATCHUP if late else Reason.SCHEDULED), max(0, passed - 1)
             slot: int | None = latest
-            if late and not self._catchup and passed > 1:
+            if late and not self._catchup:
                 job.missed += passed
                 return
         else:
