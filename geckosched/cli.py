@@ -473,10 +473,10 @@ def _print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], notes: M
     """
     titles = [each.removeprefix(">") for each in headers]
     numbers = [each.startswith(">") for each in headers]
-    if _is_terminal():
-        _print_rich_table(titles, numbers, rows, notes)
-        return
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    if _is_terminal():
+        _print_rich_table(titles, numbers, widths, rows, notes)
+        return
     for index, row in enumerate([titles, *rows], start=-1):
         cells = zip(row, widths, numbers, strict=True)
         text = "  ".join(cell.rjust(width) if number else cell.ljust(width) for cell, width, number in cells)
@@ -486,15 +486,19 @@ def _print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], notes: M
 
 
 def _print_rich_table(
-    titles: Sequence[str], numbers: Sequence[bool], rows: Sequence[Sequence[str]], notes: Mapping[int, str]
+    titles: Sequence[str],
+    numbers: Sequence[bool],
+    widths: Sequence[int],
+    rows: Sequence[Sequence[str]],
+    notes: Mapping[int, str],
 ) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title, number in zip(titles, numbers, strict=True):
-        table.add_column(title, justify="right" if number else "left", no_wrap=True)
+    for title, number, width in zip(titles, numbers, widths, strict=True):
+        table.add_column(title, justify="right" if number else "left", no_wrap=True, min_width=width)
     table.add_column("", no_wrap=True, overflow="ellipsis", style="dim")
     for index, row in enumerate(rows):
         table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row), Text(notes.get(index, "")))
@@ -532,7 +536,7 @@ def _span(seconds: float) -> str:
 
 def _in_words(moment: datetime, now: datetime) -> str:
     seconds = (moment - now).total_seconds()
-    return f"in {_span(seconds)}" if seconds > 0 else f"{_span(-seconds)} ago"
+    return f"in {_span(seconds)}" if seconds > 0 else f"{_span(abs(seconds))} ago"
 
 
 def _briefly(moment: datetime | None, now: datetime) -> str:

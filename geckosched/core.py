@@ -213,12 +213,16 @@ class Reason(StrEnum):
 
 
 class BreakerState(StrEnum):
+    """What a job's breaker lets through: every run, none before `retry_at`, or the one probe."""
+
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
 
 
 class Health(StrEnum):
+    """How a job is, judged by `health_of`."""
+
     PENDING = "pending"  # never ran
     HEALTHY = "healthy"
     DEGRADED = "degraded"  # errors with the breaker closed, losses in the last day, or quiet for too long
@@ -227,6 +231,8 @@ class Health(StrEnum):
 
 
 class SchedulerState(StrEnum):
+    """Where a scheduler is in its life."""
+
     STOPPED = "stopped"
     STARTING = "starting"
     RUNNING = "running"  # this process leads
@@ -341,6 +347,8 @@ class SchedulerInfo(_Record):
 
 @dataclass(frozen=True, slots=True)
 class Status(_Record):
+    """What `geckosched status` shows."""
+
     scheduler: SchedulerInfo
     jobs: tuple[JobStatus, ...]
     plugins: tuple[PluginStatus, ...]
@@ -2571,6 +2579,9 @@ class Lead:
             last = "SELECT max((SELECT coalesce(max(id), 0) FROM geckosched_runs), " \
                    "(SELECT coalesce(max(last_run_id), 0) FROM geckosched_jobs))"  # fmt: skip
             self.ticker.last_run_id = int(connection.execute(last).fetchone()[0])
+            if not retire:  # what an operator does to a job must not need its plugin
+                registrations += [_registration_of(row) for row in rows.values()
+                                  if row["job_id"] not in known and row["retired_at"] is None]  # fmt: skip
             saved = [self.ticker.add(registration, rows.get(registration.job_id)) for registration in registrations]
             connection.executemany("DELETE FROM geckosched_jobs WHERE job_id=?", [(job[0],) for job, new in saved if new])
             connection.executemany(_SAVE_JOB, [job for job, _ in saved])
@@ -2586,6 +2597,13 @@ _RESTORE_SQL = """
            (SELECT outcome FROM geckosched_runs b WHERE b.job_id = j.job_id AND b.id < j.last_run_id
              ORDER BY id DESC LIMIT 1) AS outcome_before
       FROM geckosched_jobs j LEFT JOIN geckosched_runs r ON r.id = j.last_run_id"""
+
+
+def _registration_of(row: sqlite3.Row) -> Registration:
+    """Return the registration of a stored job whose collector is not registered here: it can't run here."""
+    every = parse_duration(row["every"])
+    return Registration(row["job_id"], None, row["collector"], row["plugin"], {}, {}, bool(row["enabled"]), every, row["at"],
+                        Grid(row["job_id"], every), every, 0, sys.maxsize, row["quiet"] and parse_duration(row["quiet"]), None)  # fmt: skip
 
 
 def _close_orphans(connection: sqlite3.Connection, now: int) -> None:
@@ -2827,7 +2845,8 @@ class Ticker:
             row = None
         job = Job(registration, self._lead.config)
         job.slot = self._timetable.add(registration.grid, lambda due: self._on_due(job, due))
-        job.dormant = self._momentary or (self._only is not None and registration.job_id not in self._only)
+        left_out = self._only is not None and registration.job_id not in self._only
+        job.dormant = self._momentary or left_out or registration.collector is None
         if row is not None:
             job.state = row["state"]
             job.accounted = _from_text_or_none(row["last_scheduled_for"])
@@ -2862,7 +2881,7 @@ class Ticker:
         job = self.jobs.get(job_id)
         statements: list[tuple[str, Any]] = []
         answer = "done"
-        if job is None:
+        if job is None or (action == "trigger" and job.registration.collector is None):
             answer = "unknown job"
         elif action == "trigger":
             answer = self._trigger(job, Waiter(request=request))
@@ -2879,8 +2898,10 @@ class Ticker:
     def trigger(self, job_id: str, inbox: Inbox) -> None:
         """Run a job now for a caller in this process, who hears of it through `inbox`."""
         job = self.jobs.get(job_id)
-        if job is None or self._stopping:
-            inbox.put(("unknown" if job is None else "closed", None))
+        if job is None or job.registration.collector is None:
+            inbox.put(("unknown", None))
+        elif self._stopping:
+            inbox.put(("closed", None))
         elif self._trigger(job, Waiter(inbox=inbox)) != "accepted":
             inbox.put(("waiting", None))
 
@@ -3426,12 +3447,14 @@ class CollectionScheduler:
         stands, or None while it waits for its turn. Elsewhere than in the leader this is a request to it; with nobody
         leading, this process takes the lead for that one run, and waits.
         """
-        with self._taking_part() as lead:
-            if lead is None:
-                return self._ask_for_run(job_id, wait, timeout)
-            inbox = Inbox()
-            lead.ticker.inbox.put((lead.ticker.trigger, job_id, inbox))
-            return self._await_run(job_id, inbox, wait or lead is not self.lead, timeout)
+        while True:
+            with self._taking_part() as lead:
+                if lead is not None:
+                    inbox = Inbox()
+                    lead.ticker.inbox.put((lead.ticker.trigger, job_id, inbox))
+                    return self._await_run(job_id, inbox, wait or lead is not self.lead, timeout)
+            if (row := self._ask("trigger", job_id, {})) is not None:
+                return self._follow_request(row, wait, timeout)
 
     def _await_run(self, job_id: str, inbox: Inbox, wait: bool, timeout: float | None) -> Run | None:
         until = None if timeout is None else self._clock.monotonic() + round(timeout * SECOND)
@@ -3712,14 +3735,16 @@ class CollectionScheduler:
             Inbox().wait(0.05)
 
     def _operate(self, action: str, job_id: str, arguments: dict[str, Any]) -> None:
-        with self._taking_part() as lead:
-            if lead is not None:
-                reply = Inbox()
-                lead.ticker.inbox.put((lead.ticker.operate, action, job_id, arguments, reply))
-                reply.wait(TAKE_OVER)
-                answer = next(iter(reply.drain()), "waits for the store")
-            else:
-                answer = self._answer(self._store.ask(action, job_id, arguments, Clock().now()))["answer"]
+        answer: Any = None
+        while answer is None:
+            with self._taking_part() as lead:
+                if lead is not None:
+                    reply = Inbox()
+                    lead.ticker.inbox.put((lead.ticker.operate, action, job_id, arguments, reply))
+                    reply.wait(TAKE_OVER)
+                    answer = next(iter(reply.drain()), "waits for the store")
+            if answer is None and (row := self._ask(action, job_id, arguments)) is not None:
+                answer = row["answer"]
         if isinstance(answer, StoreError):
             raise answer
         if answer == "unknown job":
@@ -3727,14 +3752,29 @@ class CollectionScheduler:
         if answer != "done":
             raise SchedulerClosed(f"{action} {job_id}: {answer}")
 
-    def _ask_for_run(self, job_id: str, wait: bool, timeout: float | None) -> Run | None:
-        """Ask the leading process for a run, and wait for it by reading the store."""
+    def _ask(self, action: str, job_id: str, arguments: Mapping[str, Any]) -> sqlite3.Row | None:
+        """Ask the leading process, and wait for its answer; None if it is gone (the request is taken back then)."""
+        request = self._store.ask(action, job_id, arguments, Clock().now())
+        until = time.monotonic() + REQUEST_LIFETIME / SECOND
+        while True:
+            row = self._request(request)
+            if row["answered_at"] is not None:
+                return row
+            led = self._lock.is_held()
+            if (not led or time.monotonic() > until) and self._store.expire(request, Clock().now()):
+                return self._request(request) if led else None
+            Inbox().wait(0.05)
+
+    def _request(self, request: int) -> sqlite3.Row:
+        return self._store.read("SELECT * FROM geckosched_requests WHERE id = ?", (request,))[0]
+
+    def _follow_request(self, row: sqlite3.Row, wait: bool, timeout: float | None) -> Run | None:
+        """Wait for the run of a request by reading the store."""
         until = math.inf if timeout is None else time.monotonic() + timeout
-        row = self._answer(self._store.ask("trigger", job_id, {}, Clock().now()))
         if row["answer"] == "unknown job":
-            raise self._unknown(job_id)
+            raise self._unknown(row["job_id"])
         if row["answer"] == "expired" or row["answer"].startswith("refused"):
-            raise SchedulerClosed(f"trigger {job_id}: {row['answer']}")
+            raise SchedulerClosed(f"trigger {row['job_id']}: {row['answer']}")
         while True:
             run = self.get_run(row["run_id"]) if row["run_id"] else None
             if run is not None and (run.outcome is not None or not wait):
@@ -3742,23 +3782,9 @@ class CollectionScheduler:
             if (not wait and row["answer"] != "accepted") or time.monotonic() > until:
                 return run
             if run is None and not self._lock.is_held():
-                raise SchedulerClosed(f"trigger {job_id}: the leader ended before the run could start")
+                raise SchedulerClosed(f"trigger {row['job_id']}: the leader ended before the run could start")
             Inbox().wait(0.05)
-            row = self._store.read("SELECT * FROM geckosched_requests WHERE id = ?", (row["id"],))[0]
-
-    def _answer(self, request: int) -> sqlite3.Row:
-        """Wait until the leader has answered a request; one that nobody answers in time is taken back."""
-        until = time.monotonic() + REQUEST_LIFETIME / SECOND
-        gone_since: float | None = None
-        while True:
-            row = self._store.read("SELECT * FROM geckosched_requests WHERE id = ?", (request,))[0]
-            if row["answered_at"] is not None:
-                return row
-            now = time.monotonic()
-            gone_since = None if self._lock.is_held() else gone_since or now
-            if now > until or (gone_since is not None and now - gone_since > TAKE_OVER):
-                self._store.expire(request, Clock().now())
-            Inbox().wait(0.05)
+            row = self._request(row["id"])
 
 
 def _unstored(registration: Registration) -> JobStatus:

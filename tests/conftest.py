@@ -1,0 +1,65 @@
+"""What the tests share: a store of their own, schedulers that are stopped, and no thread left behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from geckosched import Clock, CollectionScheduler, SchedulerConfig
+from tests.workbench import Workbench
+
+PATIENCE = 5.0  # seconds for the threads of a stopped scheduler to end
+
+NewScheduler = Callable[..., CollectionScheduler]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "hangs: hangs a collector on purpose, so threads of ours may outlive the test")
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that leaves a thread of ours alive fails, unless it is marked `hangs`."""
+    before = set(threading.enumerate())
+    yield
+    if request.node.get_closest_marker("hangs") is not None:
+        return
+    until = time.monotonic() + PATIENCE
+    ours = [t for t in threading.enumerate() if t.name.startswith("geckosched-") and t not in before]
+    for thread in ours:
+        thread.join(max(0.0, until - time.monotonic()))
+    left = [thread.name for thread in ours if thread.is_alive()]
+    if left:
+        pytest.fail(f"threads left alive: {', '.join(left)}")
+
+
+@pytest.fixture
+def store_path(tmp_path: Path) -> Path:
+    """Where this test's store is, or will be."""
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+def new_scheduler(store_path: Path) -> Iterator[NewScheduler]:
+    """Make schedulers on this test's store: `new_scheduler(clock=FakeClock(), max_workers=4)`. All are stopped."""
+    made: list[CollectionScheduler] = []
+
+    def new(*, clock: Clock | None = None, **settings: Any) -> CollectionScheduler:
+        config = SchedulerConfig(**{"database": store_path, "max_workers": 2, **settings})
+        made.append(CollectionScheduler(config, clock=clock))
+        return made[-1]
+
+    yield new
+    for scheduler in made:
+        scheduler.stop(PATIENCE)
+
+
+@pytest.fixture
+def bench(new_scheduler: NewScheduler, store_path: Path) -> Workbench:
+    """A started scheduler with one worker and one job that runs what the test gives it."""
+    return Workbench(new_scheduler(max_workers=1), store_path)

@@ -1,0 +1,592 @@
+"""The command line: exit codes, what goes to stdout, and what an operator sees. Signals and exit codes are tested on
+real processes, with a plugin that is a module and a `.dist-info` on the path."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from geckosched import (
+    BreakerState,
+    CollectionScheduler,
+    Health,
+    JobStatus,
+    Outcome,
+    RateLimited,
+    Reason,
+    Run,
+    RunContext,
+    SchedulerConfig,
+    SkipRun,
+    cli,
+    collector,
+)
+from geckosched.core import SchedulerInfo, SchedulerState
+
+PLUGIN = '''
+import threading, time
+from dataclasses import dataclass
+from pathlib import Path
+from geckosched import Batch, collector, hookimpl
+
+Path("imported").touch()
+
+@collector("tick", every="1s")
+def tick(run):
+    run.state["n"] = run.state.get("n", 0) + 1
+    yield Batch("ticks", [{"n": run.state["n"]}], pk="n")
+
+@collector("daily", every="1d")
+def daily(run):
+    yield Batch("days", [{"run": run.id}], pk="run")
+
+@collector("broken", every="1d")
+def broken(run):
+    raise ValueError("no such\\ncity")
+
+@dataclass
+class Options:
+    cities: list[str]
+
+@collector("weather", options=Options)
+def weather(run): ...
+
+@collector("hang", every="1d")
+def hang(run):
+    threading.Thread(target=threading.Event().wait, daemon=False).start()
+    threading.Event().wait()
+
+@hookimpl
+def register_collectors(register, settings):
+    for each in (tick, daily, broken, weather, hang)[: 5 if settings.get("hang") else 4]:
+        register(each)
+
+@hookimpl
+def register_commands(app):
+    @app.command()
+    def hello(name: str = "you"):
+        """Say hello."""
+        print(f"hello {name}")
+'''
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of installed packages that holds the plugin `fake`; the working directory is an empty one beside it."""
+    site = tmp_path / "site"
+    info = site / "geckosched_fake-1.2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: geckosched-fake\nVersion: 1.2\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[geckosched]\nfake = geckosched_fake\n", encoding="utf-8")
+    (site / "geckosched_fake.py").write_text(PLUGIN, encoding="utf-8")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("GECKOSCHED_CONFIG", "GECKOSCHED_LOAD_PLUGINS"):
+        monkeypatch.delenv(name, raising=False)
+    repository = Path(__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(repository), str(site)]))
+    return site
+
+
+@dataclasses.dataclass
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "geckosched", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> Ended:
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return Ended(process.returncode, out, err)
+
+
+def geckosched(*arguments: str) -> Ended:
+    return finish(start(*arguments))
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    """Poll until something is true, and return it; fail after a generous while."""
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        pause.wait(0.05)
+    return found
+
+
+def job_of_store(job_id: str) -> JobStatus | None:
+    jobs = CollectionScheduler(SchedulerConfig()).get_status().jobs
+    return next((job for job in jobs if job.job_id == job_id), None)
+
+
+def runs_of_store(job_id: str) -> list[Run]:
+    return [run for run in CollectionScheduler(SchedulerConfig()).get_runs() if run.job_id == job_id]
+
+
+@contextmanager
+def daemon(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`geckosched run` in a process of its own, from its first finished run on."""
+    process = start("run", *arguments)
+    try:
+        wait_until(lambda: process.poll() is not None or any(run.outcome for run in runs_of_store("tick")))
+        assert process.poll() is None, process.communicate()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# -- Processes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("site")
+def test_run_finds_a_plugin_by_its_entry_point_and_runs_its_job_every_second() -> None:
+    """`geckosched run` in one shell, `status --json` in another: state, pid, runs and the last error."""
+    with daemon() as process:
+        wait_until(lambda: len([run for run in runs_of_store("tick") if run.reason == Reason.SCHEDULED]) >= 3)
+        wait_until(lambda: runs_of_store("broken"))
+        shown = geckosched("status", "--json")
+        process.send_signal(signal.SIGTERM)
+        ended = finish(process)
+    status = json.loads(shown.out)
+    jobs = {job["job_id"]: job for job in status["jobs"]}
+    slots = [run.scheduled_for for run in runs_of_store("tick") if run.reason is Reason.SCHEDULED and run.scheduled_for]
+    assert shown.code == 0
+    assert (status["scheduler"]["state"], status["scheduler"]["pid"]) == ("running", process.pid)
+    assert (jobs["tick"]["health"], jobs["tick"]["plugin"], jobs["tick"]["last_outcome"]) == (
+        "healthy",
+        "fake",
+        "succeeded",
+    )
+    assert jobs["tick"]["runs"] >= 3
+    assert jobs["broken"]["last_error"] == "ValueError: no such city"
+    assert [plugin["name"] for plugin in status["plugins"]] == ["fake"]
+    assert all(later - sooner == timedelta(seconds=1) for later, sooner in itertools.pairwise(slots))
+    assert (ended.code, ended.out) == (0, "")
+    assert "not scheduled: weather needs `cities`" in ended.err
+    assert "tick: succeeded, 1 rows" in ended.err
+    assert "broken: failed, 0 rows" in ended.err
+    assert "ValueError: no such city" in ended.err
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.usefixtures("site")
+def test_trigger_asks_the_leader_and_waits() -> None:
+    """Exit 0 when it succeeded, 1 when it failed, 2 with the close match when there is no such job."""
+    with daemon() as process:
+        good, bad, unknown = (
+            geckosched("trigger", "daily", "--json"),
+            geckosched("trigger", "broken"),
+            geckosched("trigger", "dayly"),
+        )
+        asked = geckosched("trigger", "daily", "--no-wait")
+        wait_until(
+            lambda: len([run for run in runs_of_store("daily") if run.reason is Reason.TRIGGERED and run.outcome]) == 2
+        )
+        standby = geckosched("run", "--for", "1s")
+        assert process.poll() is None
+    run = json.loads(good.out)
+    assert (good.code, run["outcome"], run["reason"], run["rows"]) == (0, "succeeded", "triggered", 1)
+    assert bad.code == 1
+    assert bad.out.startswith("broken: failed, 0 rows in ")
+    assert bad.out.endswith("ValueError: no such city\n")
+    assert (unknown.code, unknown.out) == (2, "")
+    assert unknown.err == 'geckosched: no job is called "dayly", did you mean "daily"?\n'
+    assert (asked.code, standby.code) == (0, 0)
+    assert "standing by: another process leads" in standby.err
+
+
+@pytest.mark.usefixtures("site")
+def test_trigger_takes_the_lead_for_one_run_when_nobody_leads() -> None:
+    """The same command without a daemon; what can't be waited for later is refused."""
+    refused = geckosched("trigger", "daily", "--no-wait")
+    unknown = geckosched("trigger", "dayly")
+    unscheduled = geckosched("trigger", "weather")
+    assert not Path("geckosched.db").exists()  # what was refused left nothing behind
+    good, bad = geckosched("trigger", "daily"), geckosched("trigger", "broken")
+    assert refused.code == 1
+    assert "--no-wait is refused" in refused.err
+    assert (unknown.code, unknown.err) == (2, 'geckosched: no job is called "dayly", did you mean "daily"?\n')
+    assert (unscheduled.code, unscheduled.err) == (2, "geckosched: weather is not scheduled: it needs `cities`\n")
+    assert (good.code, bad.code) == (0, 1)
+    assert good.out.startswith("daily: succeeded, 1 rows in ")
+    assert [run.outcome for run in runs_of_store("daily")] == [Outcome.SUCCEEDED]
+    assert not runs_of_store("tick")  # overdue jobs are not started
+    assert job_of_store("tick") is not None
+
+
+@pytest.mark.usefixtures("site")
+def test_a_hung_collector_and_a_forgotten_thread_do_not_keep_the_process() -> None:
+    """X1 on the command line: SIGTERM ends with 0, SIGINT with 130, the run is `interrupted`."""
+    Path("geckosched.toml").write_text(
+        '[scheduler]\nshutdown_timeout = "1s"\n[plugins.fake]\nhang = true', encoding="utf-8"
+    )
+    for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
+        with daemon() as process:
+            wait_until(lambda: any(run.outcome is None for run in runs_of_store("hang")))
+            process.send_signal(number)
+            ended = finish(process)
+        assert ended.code == code
+        assert "Traceback" not in ended.err
+        assert {run.outcome for run in runs_of_store("hang")} == {Outcome.INTERRUPTED}
+
+
+@pytest.mark.usefixtures("site")
+def test_once_runs_every_enabled_job_once() -> None:
+    """Alone, it exits 1 if one failed, and no first run comes on top; `--only` names those that shall run."""
+    every, one, unknown = (
+        geckosched("run", "--once"),
+        geckosched("run", "--once", "--only", "daily"),
+        geckosched("run", "--once", "--only", "dayly"),
+    )
+    assert (every.code, one.code, unknown.code) == (1, 0, 2)
+    assert 'did you mean "daily"?' in unknown.err
+    assert {name: len(runs_of_store(name)) for name in ("tick", "daily", "broken")} == {
+        "tick": 1,
+        "daily": 2,
+        "broken": 1,
+    }
+
+
+@pytest.mark.usefixtures("site")
+def test_once_beside_a_leader_triggers_through_it() -> None:
+    """The leader's jobs are the jobs; its own runs go on."""
+    with daemon() as process:
+        one, every = geckosched("run", "--once", "--only", "daily"), geckosched("run", "--once")
+        assert process.poll() is None
+    assert (one.code, every.code) == (0, 1)
+    assert "daily: succeeded" in one.err
+    assert len([run for run in runs_of_store("daily") if run.reason is Reason.TRIGGERED]) == 2
+    assert len({run.instance_id for run in runs_of_store("daily")}) == 1
+
+
+@pytest.mark.usefixtures("site")
+def test_only_limits_the_slots_and_retires_nothing() -> None:
+    """The other jobs keep their place; an unknown one is refused; `--for` ends by itself with 0."""
+    ended = geckosched("run", "--only", "tick", "--for", "2s")
+    unknown = geckosched("run", "--only", "tock")
+    assert (ended.code, unknown.code) == (0, 2)
+    assert 'geckosched: no job is called "tock"' in unknown.err
+    assert runs_of_store("tick")
+    assert not runs_of_store("daily")
+    assert job_of_store("daily") is not None
+
+
+def test_a_plugin_has_commands_under_its_name(site: Path) -> None:
+    """`geckosched fake hello`; a word that is neither ours nor a plugin's is refused with the close match."""
+    (site / "geckosched_fake.py").write_text(PLUGIN + "\nPath('imported').write_text('loaded')", encoding="utf-8")
+    helped = geckosched("--help")
+    assert (helped.code, geckosched("status").code) == (0, 0)
+    assert not Path("imported").exists()  # neither help nor status imports a plugin
+    hello, group, slip = geckosched("fake", "hello", "--name", "Oslo"), geckosched("fake", "--help"), geckosched("fak")
+    assert (hello.code, hello.out) == (0, "hello Oslo\n")
+    assert "Say hello." in group.out
+    assert (slip.code, slip.err) == (2, 'geckosched: no command and no plugin is called "fak", did you mean "fake"?\n')
+    assert geckosched("statsu").err.endswith('did you mean "status"?\n')
+    wrong = geckosched("fake", "hello", "--nmae", "x")
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+
+
+def test_a_broken_plugin_is_said_once_and_stops_nothing(site: Path) -> None:
+    """P1 on the command line: a warning, and the rest runs; its commands are an error of one line."""
+    Path("bad.py").write_text("raise SystemExit('no licence')", encoding="utf-8")
+    Path("geckosched.toml").write_text('[plugins]\nload = ["bad.py"]', encoding="utf-8")
+    ended, command = geckosched("run", "--once", "--only", "daily"), geckosched("bad", "x")
+    assert ended.code == 0
+    assert ended.err.count("plugin bad is broken: SystemExit: no licence") == 1
+    assert command.code == 1
+    assert command.err.splitlines()[-1] == "geckosched: plugin bad is broken: SystemExit: no licence"
+    shown = geckosched("status")
+    assert (shown.code, shown.err) == (0, "")
+    assert "plugin bad is broken: SystemExit: no licence" in shown.out
+    assert site.exists()
+
+
+# -- In process: usage and configuration ------------------------------------------------------------------------------
+
+
+def invoke(*arguments: str) -> Result:
+    result = CliRunner().invoke(cli.app, list(arguments))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    return result
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store with a history: one job for each way to end, in the working directory and under the default name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GECKOSCHED_CONFIG", raising=False)
+
+    @collector("good", every="1d")
+    def good(_: RunContext) -> None: ...
+
+    @collector("bad", every="1d")
+    def bad(_: RunContext) -> None:
+        raise ValueError("first line\nsecond \x1b[31mred\x1b[0m " + "long " * 40)
+
+    @collector("limited", every="1d")
+    def limited(_: RunContext) -> None:
+        raise RateLimited(30)
+
+    @collector("skips", every="1d")
+    def skips(_: RunContext) -> None:
+        raise SkipRun("nothing to do")
+
+    scheduler = CollectionScheduler(SchedulerConfig())
+    for each in (good, bad, limited, skips):
+        scheduler.execute_collector_now(scheduler.register_collector(each))
+    for _ in range(8):
+        scheduler.execute_collector_now("good")
+    return tmp_path / "geckosched.db"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["status", "--jsno"], "No such option: --jsno"),
+        (["trigger"], "Missing argument 'JOB'"),
+        (["runs", "--limit", "0"], "Invalid value for '--limit'"),
+        (["run", "--for", "banana"], "--for: found 'banana'"),
+        (["run", "--once", "--for", "3s"], "--once ends by itself"),
+        (["status", "god"], 'no job is called "god", did you mean "good"?'),
+        (["runs", "god"], 'no job is called "god", did you mean "good"?'),
+        (["runs", "4711"], 'no job is called "4711"'),
+        (["runs", "--config", "no.toml"], "no.toml: no such file, named by --config"),
+    ],
+)
+@pytest.mark.usefixtures("store")
+def test_usage_errors_are_one_line_and_exit_2(arguments: list[str], said: str) -> None:
+    """Usage, configuration and unknown jobs: 2, on stderr, nothing on stdout."""
+    result = invoke(*arguments)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert result.stderr.startswith(f"geckosched: {said}")
+
+
+def test_without_a_command_the_help_is_shown_and_the_version_on_demand() -> None:
+    """Nothing asked for is a usage error; the help goes to stderr then."""
+    result, version = invoke(), invoke("--version")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert all(command in result.stderr for command in ("run", "status", "trigger", "runs"))
+    assert version.exit_code == 0
+    assert version.stdout.startswith("geckosched 0.")
+
+
+@pytest.mark.parametrize("text", ["[scheduler", "[scheduler]\nmax_worker = 4", "[collectors.good]\nevery = 60"])
+@pytest.mark.usefixtures("store")
+def test_status_works_with_a_bad_configuration(text: str) -> None:
+    """The line is said on stderr, and the store is shown all the same; other commands refuse."""
+    Path("geckosched.toml").write_text(text, encoding="utf-8")
+    result, history = invoke("status", "--json"), invoke("runs")
+    assert (result.exit_code, result.stderr.count("\n")) == (0, 1)
+    assert result.stderr.startswith("geckosched: geckosched.toml: ")
+    assert [job["job_id"] for job in json.loads(result.stdout)["jobs"]] == ["bad", "good", "limited", "skips"]
+    assert (history.exit_code, history.stdout) == (2, "")
+
+
+def test_status_finds_the_database_that_a_bad_configuration_names(store: Path) -> None:
+    """What can still be read of the file is used, and --database wins."""
+    store.rename("other.db")
+    Path("geckosched.toml").write_text('[scheduler]\ndatabase = "other.db"\nmax_workers = 0', encoding="utf-8")
+    assert len(json.loads(invoke("status", "--json").stdout)["jobs"]) == 4
+    assert json.loads(invoke("status", "--json", "--database", "none.db").stdout)["jobs"] == []
+
+
+def test_status_works_with_no_database_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file, no error, and none is made."""
+    monkeypatch.chdir(tmp_path)
+    result = invoke("status")
+    assert result.exit_code == 0
+    assert "scheduler  stopped" in result.stdout
+    assert "geckosched.db (not there yet)" in result.stdout
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_corrupt_store_is_one_line_and_exit_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is no database is named."""
+    monkeypatch.chdir(tmp_path)
+    Path("geckosched.db").write_bytes(b"no database at all " * 100)
+    result = invoke("status")
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert "geckosched.db: file is not a database" in result.stderr
+
+
+# -- In process: what is shown ----------------------------------------------------------------------------------------
+
+NOW = datetime(2026, 11, 23, 15, 45, 30, tzinfo=UTC)
+
+JOB = JobStatus(
+    job_id="geckoterminal-top-pools", collector="geckoterminal-top-pools", plugin="geckoterminal", every="10m",
+    enabled=True, disabled_at=None, health=Health.UNHEALTHY, breaker=BreakerState.HALF_OPEN, consecutive_errors=5,
+    retry_at=None, next_run_at=NOW + timedelta(minutes=8), running_for=None, last_outcome=Outcome.FAILED,
+    last_started_at=NOW - timedelta(minutes=2), last_seconds=1.5, last_success_at=NOW - timedelta(days=3),
+    last_rows_at=None, last_error="HTTPError: 500\nServer Error" + " x" * 60, runs=9000, errors=123,
+    success_rate=0.98, rows=123456, lost=0, missed=0,
+)  # fmt: skip
+
+RUN = Run(
+    id=17, job_id="geckoterminal-top-pools", reason=Reason.SCHEDULED, scheduled_for=NOW, started_at=NOW,
+    finished_at=NOW + timedelta(seconds=12.34), outcome=Outcome.TIMED_OUT, rows=1000, calls=12, missed=0, lost=0,
+    detail="a\nb", error_type=None, error=None, traceback=None, instance_id="abc",
+)  # fmt: skip
+
+
+def test_jobs_fit_into_80_columns_of_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """Piped: aligned text, times in words and UTC, what is wrong in a line below, no box and no colour."""
+    well = dataclasses.replace(
+        JOB,
+        job_id="fine",
+        health=Health.HEALTHY,
+        breaker=BreakerState.CLOSED,
+        last_outcome=Outcome.SUCCEEDED,
+        runs=3,
+        errors=0,
+    )
+    busy = dataclasses.replace(well, job_id="busy", running_for=12.0, last_outcome=Outcome.SKIPPED)
+    late = dataclasses.replace(well, job_id="late", next_run_at=NOW - timedelta(minutes=5), last_started_at=None)
+    cli._print_jobs([JOB, well, busy, late], NOW)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "",
+        "JOB                      HEALTH     LAST (UTC)    NEXT (UTC)     RUNS  ERRORS",
+        "geckoterminal-top-pools  unhealthy  2m ago 15:43  in 8m 15:53    9000     123",
+        "  breaker half open; failed: HTTPError: 500 Server Error x x x x x x x x x x ...",
+        "fine                     healthy    2m ago 15:43  in 8m 15:53       3       0",
+        "busy                     healthy    2m ago 15:43  running 12s       3       0",
+        "  skipped",
+        "late                     healthy    -             overdue 15:40     3       0",
+    ]
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_runs_fit_into_80_columns_of_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """Newest first, the reason of a failure in a line below."""
+    present = dataclasses.replace(RUN, id=18, finished_at=None, outcome=None, started_at=NOW - timedelta(days=2))
+    cli._print_runs([present, RUN], NOW)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "ID  JOB                      OUTCOME    STARTED (UTC)  SECONDS  ROWS  CALLS",
+        "18  geckoterminal-top-pools  running    2d ago 11-21         -  1000     12",
+        "17  geckoterminal-top-pools  timed_out  0s ago 15:45      12.3  1000     12",
+        "  a b",
+    ]
+
+
+def test_a_terminal_gets_a_rich_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rows, with the reason as a last column that is cut where the terminal ends."""
+    monkeypatch.setattr(cli, "_is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "100")
+    cli._print_jobs([JOB], NOW)
+    shown = capsys.readouterr().out
+    assert "rich" in sys.modules
+    assert "geckoterminal-top-pools  unhealthy  2m ago 15:43" in shown
+    assert "breaker" in shown
+    assert "…" in shown
+
+
+def test_a_job_in_full_has_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    """Times in words plus UTC, nothing is left out."""
+    cli._print_details(JOB, NOW)
+    *lines, title, first, second = capsys.readouterr().out.splitlines()
+    shown = {line[:20].strip(): line[20:] for line in lines}
+    assert (
+        shown.items()
+        >= {
+            "job id": "geckoterminal-top-pools",
+            "enabled": "yes",
+            "disabled at": "-",
+            "last success at": "3d ago (2026-11-20 15:45:30 UTC)",
+            "last seconds": "1.500",
+        }.items()
+    )
+    assert [*shown, "last error"] == [
+        each.name.replace("_", " ") for each in dataclasses.fields(JobStatus) if each.name != "last_error"
+    ] + ["last error"]
+    assert (title, first, second[:16]) == ("last error:", "  HTTPError: 500", "  Server Error x")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-0.4, "0s ago"),
+        (-89, "89s ago"),
+        (-90, "2m ago"),
+        (-5399, "90m ago"),
+        (-5400, "2h ago"),
+        (-400000, "5d ago"),
+        (30, "in 30s"),
+    ],
+)
+def test_times_in_words(seconds: float, words: str) -> None:
+    """The largest unit that says enough."""
+    assert cli._in_words(NOW + timedelta(seconds=seconds), NOW) == words
+
+
+def test_a_stopped_scheduler_claims_no_process(capsys: pytest.CaptureFixture[str]) -> None:
+    """The last leader's pid is not shown as if it were alive."""
+    info = SchedulerInfo(SchedulerState.RUNNING, 42, "host", NOW - timedelta(hours=2), NOW, "/data/app.db", "0.1")
+    cli._print_scheduler(info, NOW)
+    cli._print_scheduler(dataclasses.replace(info, state=SchedulerState.STOPPED), NOW)
+    running, heartbeat, _, stopped, *_ = capsys.readouterr().out.splitlines()
+    assert running == "scheduler  running, process 42 on host, started 2h ago (2026-11-23 13:45:30 UTC)"
+    assert heartbeat == "heartbeat  0s ago (2026-11-23 15:45:30 UTC)"
+    assert stopped == "scheduler  stopped"
+
+
+@pytest.mark.usefixtures("store")
+def test_foreign_text_cannot_write_to_the_terminal() -> None:
+    """An error's line breaks and control characters come out as spaces, in tables and in the traceback."""
+    for arguments in (["status"], ["runs"], ["status", "bad"], ["runs", "2"]):
+        shown = invoke(*arguments).stdout
+        assert "first line" in shown
+        assert "\x1b" not in shown
+
+
+@pytest.mark.usefixtures("store")
+def test_status_as_json_has_the_documented_fields_in_their_order() -> None:
+    """DESIGN part 7, field by field; one job is the same shape with one job in it."""
+    status = json.loads(invoke("status", "--json").stdout)
+    one = json.loads(invoke("status", "good", "--json").stdout)
+    assert list(status) == ["scheduler", "jobs", "plugins"]
+    assert list(status["scheduler"]) == ["state", "pid", "host", "started_at", "heartbeat_at", "database", "version"]
+    assert " ".join(status["jobs"][0]) == (
+        "job_id collector plugin every enabled disabled_at health breaker consecutive_errors retry_at next_run_at "
+        "running_for last_outcome last_started_at last_seconds last_success_at last_rows_at last_error runs errors "
+        "success_rate rows lost missed"
+    )
+    assert [job["job_id"] for job in one["jobs"]] == ["good"]
+
+
+@pytest.mark.usefixtures("store")
+def test_runs_shows_the_history_newest_first() -> None:
+    """All, one job's, one run with its traceback, and those that failed however far back they lie."""
+    every, good, one = (json.loads(invoke("runs", *words, "--json").stdout) for words in ([], ["good"], ["2"]))
+    failed = json.loads(invoke("runs", "--failed", "--limit", "2", "--json").stdout)
+    assert [run["id"] for run in every] == list(range(12, 0, -1))
+    assert {run["job_id"] for run in good} == {"good"}
+    assert [run["id"] for run in json.loads(invoke("runs", "--limit", "3", "--json").stdout)] == [12, 11, 10]
+    assert (one[0]["id"], one[0]["error_type"]) == (2, "ValueError")
+    assert [run["outcome"] for run in failed] == ["rate_limited", "failed"]  # nine others are newer
+    assert "\n    raise ValueError" in invoke("runs", "2").stdout.replace("      raise", "    raise")
+    assert invoke("runs", "skips", "--failed").stdout == "no runs\n"
