@@ -235,7 +235,10 @@ def trigger(
         found = scheduler.get_status()
     _expect_job(job, found, scheduler.registry.not_scheduled)
     _say(f"triggered {job}{'' if no_wait else ', waiting for its end'}")
-    result = scheduler.execute_collector_now(job, wait=not no_wait)
+    try:
+        result = scheduler.execute_collector_now(job, wait=not no_wait)
+    except UnknownJob:  # the leader has ended meanwhile, and here no plugin is loaded yet
+        result = _load(configuration).execute_collector_now(job)
     if as_json:
         _print_json(result.as_dict() if result else None)
     else:
@@ -482,7 +485,7 @@ def _print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], notes: M
         text = "  ".join(cell.rjust(width) if number else cell.ljust(width) for cell, width, number in cells)
         typer.echo(text.rstrip())
         if note := notes.get(index):
-            typer.echo(_shorten(f"  {note}"))
+            typer.echo(_shorten(f"  {note}", _WIDTH))
 
 
 def _print_rich_table(
@@ -496,13 +499,16 @@ def _print_rich_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title, number, width in zip(titles, numbers, widths, strict=True):
-        table.add_column(title, justify="right" if number else "left", no_wrap=True, min_width=width)
-    table.add_column("", no_wrap=True, overflow="ellipsis", style="dim")
+    console = Console()
+    left = max(8, console.width - sum(widths) - 2 * len(widths))  # for the notes
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
+    for title, number in zip(titles, numbers, strict=True):
+        table.add_column(title, justify="right" if number else "left", no_wrap=True)
+    table.add_column("", no_wrap=True, style="dim")
     for index, row in enumerate(rows):
-        table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row), Text(notes.get(index, "")))
-    Console().print(table)
+        cells = (Text(cell, style=_COLOURS.get(cell, "")) for cell in row)
+        table.add_row(*cells, Text(_shorten(notes.get(index, ""), left)))
+    console.print(table)
 
 
 def _is_terminal() -> bool:
@@ -560,8 +566,8 @@ def _printable(text: str) -> str:
     return "".join(each if each.isprintable() else " " for each in text)
 
 
-def _shorten(text: str) -> str:
-    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 3]}..."
+def _shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 # -- The console script ------------------------------------------------------------------------------------------------

@@ -197,8 +197,6 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @invariant()
     def both_agree(self) -> None:
-        if not hasattr(self, "model"):
-            return
         assert self.breaker.state is (BreakerState.OPEN if self.model.is_open else BreakerState.CLOSED)
         assert self.breaker.consecutive_errors == self.model.errors
         assert self.breaker.consecutive_rate_limits == self.model.limits

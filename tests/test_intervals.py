@@ -81,7 +81,7 @@ INVALID = [
     *(float("nan"), float("inf"), float("-inf"), 1e308, pytest.param(10**400, id="a number of 400 digits")),
     *("", " ", "5", "5.0", "1.5h", "1e3s", "banana", "10x", "s", "h1", "1h-5m", "1h 30m", "1h,30m", "1h5"),
     pytest.param("9" * 5000 + "s", id="a text of 5,000 digits"),
-    *("nan", "inf", True, False, None, [], (), {}, b"5m", object(), "3661d", timedelta.max, 1 + 1j, datetime(2026, 1, 1, tzinfo=UTC)),
+    *("nan", "inf", "3661d", timedelta.max, True, False, None, [], (), {}, b"5m", object(), 1 + 1j),
 ]
 
 
