@@ -171,9 +171,8 @@ def _closest(word: str, known: Iterable[str]) -> str:
 
 def _one_line(error: BaseException) -> str:
     """Give `Type: text` of any error on one line; its `__str__` is plugin code and may itself raise."""
-    try:
-        text = " ".join(str(error).split())
-    except BaseException as broken:  # an exception's __str__ is plugin code too
+    text, broken = _guard(lambda: " ".join(str(error).split()))
+    if broken is not None:
         text = f"(its text could not be made: {type(broken).__name__})"
     name = type(error).__name__
     return _clean(f"{name}: {text}" if text else name)[:1000]
@@ -1277,30 +1276,13 @@ class RunContext:
         span = (to_text(from_datetime(t) if isinstance(t, datetime) else round(t * SECOND)) for t in (since, until))
         self._losses.append(Loss(_clean(str(target)), max(0, int(count)), *span))
 
-    @contextlib.contextmanager
-    def call(self, budget: Budget | None = None) -> Iterator[None]:
-        """Wait for, then hold one call of the budget (the collector's own unless named). Raises RunStopped.
+    def call(self, budget: Budget | None = None) -> HeldCall:
+        """Wait for, then hold one call of the budget (the collector's own unless named) in a `with` block.
 
         How the block ends is what the budget hears: `RateLimited` is a 429, a normal end any other answer, another
-        exception no answer. Without a budget nothing waits, and the call is only counted.
+        exception no answer. Without a budget nothing waits, and the call is only counted. Raises RunStopped.
         """
-        budget = budget or self._budget
-        if budget is None:
-            if self.stopping:
-                raise RunStopped("the run must end")
-            self.calls += 1
-            yield
-            return
-        place = self._port.take_call(budget)
-        self.calls += 1
-        error: BaseException | None = None
-        try:
-            yield
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            self._port.end_call(budget, place, error)
+        return HeldCall(self, self._port, budget or self._budget)
 
     def calls_free(self, budget: Budget | None = None) -> int:
         """Return how many calls would go out now without waiting, 0 while a run of higher priority waits for one. A
@@ -1324,6 +1306,27 @@ class RunContext:
             self.saved_state = text
             self.lost_count += sum(loss.amount for loss in self._losses)
             self._losses = []
+
+
+class HeldCall:
+    """One call of a budget, or of none, from before it is sent until its answer."""
+
+    def __init__(self, run: RunContext, port: RunPort, budget: Budget | None) -> None:
+        self._run = run
+        self._port = port
+        self._budget = budget
+        self._place = 0
+
+    def __enter__(self) -> None:
+        if self._budget is not None:
+            self._place = self._port.take_call(self._budget)
+        elif self._run.stopping:
+            raise RunStopped("the run must end")
+        self._run.calls += 1
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if self._budget is not None:
+            self._port.end_call(self._budget, self._place, error)
 
 
 # ======================================================================================================================
@@ -2560,9 +2563,11 @@ class Lead:
     def _take_over(self, registrations: list[Registration], registry: CollectorRegistry, *, retire: bool) -> None:
         """Read what the last leader left, in one transaction: orphans are closed, jobs that are gone are retired."""
         connection, now = self.writer.connection, self.clock.now()
+        undo = contextlib.ExitStack()
+        undo.callback(connection.close)
         plugins = json.dumps([plugin.as_dict() for plugin in registry.plugins.values()])
-        _retry_locked(lambda: connection.execute("BEGIN IMMEDIATE"))
-        try:
+        with undo:  # closing rolls back
+            _retry_locked(lambda: connection.execute("BEGIN IMMEDIATE"))
             _close_orphans(connection, now)
             rows = {row["job_id"]: row for row in connection.execute(_RESTORE_SQL)}
             connection.execute(
@@ -2586,14 +2591,11 @@ class Lead:
             connection.executemany("DELETE FROM geckosched_jobs WHERE job_id=?", [(job[0],) for job, new in saved if new])
             connection.executemany(_SAVE_JOB, [job for job, _ in saved])
             connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            connection.close()
-            raise
+            undo.pop_all()
 
 
 _RESTORE_SQL = """
-    SELECT j.*, r.outcome AS last_outcome, r.scheduled_for AS last_slot,
+    SELECT j.*, r.outcome AS last_outcome, r.scheduled_for AS last_slot, r.finished_at AS last_finished,
            (SELECT outcome FROM geckosched_runs b WHERE b.job_id = j.job_id AND b.id < j.last_run_id
              ORDER BY id DESC LIMIT 1) AS outcome_before
       FROM geckosched_jobs j LEFT JOIN geckosched_runs r ON r.id = j.last_run_id"""
@@ -2690,50 +2692,50 @@ class Watcher:
 # ======================================================================================================================
 
 
+@dataclass(slots=True, eq=False)
 class Waiting:
     """A run that waits for a worker or a budget: what it will be when it starts."""
 
-    __slots__ = ("entry", "missed", "reason", "scheduled_for", "since", "waiters")
-
-    def __init__(self, reason: Reason, scheduled_for: int | None, missed: int, waiters: list[Waiter], since: int) -> None:
-        self.reason = reason
-        self.scheduled_for = scheduled_for
-        self.missed = missed
-        self.waiters = waiters
-        self.since = since
-        self.entry = 0
+    reason: Reason
+    scheduled_for: int | None
+    missed: int
+    waiters: list[Waiter]
+    since: int
+    entry: int = 0  # which entry of the queue is the valid one; 0 before the first
 
 
+@dataclass(slots=True, eq=False)
 class Job:
     """A job as the ticker keeps it. `accounted` is the last slot that was served, missed or passed over."""
 
-    __slots__ = ("abandoned", "accounted", "breaker", "disabled_at", "dormant", "enabled", "gone", "instance", "missed",
-                 "next", "queued", "registration", "repeats", "running", "slot", "state", "waiting")  # fmt: skip
-
-    def __init__(self, registration: Registration, config: SchedulerConfig) -> None:
-        self.registration = registration
-        self.breaker = Breaker(registration.max_consecutive_errors, parse_duration(config.error_recovery_delay),
-                               parse_duration(config.max_recovery_delay))  # fmt: skip
-        self.slot: TimetableJob  # its place in the timetable
-        self.enabled = registration.enabled
-        self.disabled_at: int | None = None
-        self.dormant = False  # no slots here: a momentary lead, or left out by `only`
-        self.gone = False  # unregistered or replaced; a run may still be at it
-        self.state = "{}"
-        self.instance: Any = None
-        self.accounted: int | None = None
-        self.repeats: int | None = None  # the slot that a retry, probe or rerun repeats
-        self.next: NextRun | None = None
-        self.missed = 0
-        self.running: Execution | None = None
-        self.waiting: Waiting | None = None
-        self.queued: list[Waiter] = []  # who asked while it was running
-        self.abandoned = 0
+    registration: Registration
+    breaker: Breaker
+    enabled: bool
+    slot: TimetableJob = field(init=False)  # its place in the timetable
+    disabled_at: int | None = None
+    dormant: bool = False  # no slots here: a momentary lead, or left out by `only`
+    gone: bool = False  # unregistered; a run may still be at it
+    ran: bool = False
+    state: str = "{}"
+    instance: Any = None
+    accounted: int | None = None
+    repeats: int | None = None  # the slot that a retry, probe or rerun repeats
+    next: NextRun | None = None
+    missed: int = 0
+    running: Execution | None = None
+    waiting: Waiting | None = None
+    queued: list[Waiter] = field(default_factory=list)  # who asked while it was running
+    abandoned: int = 0
 
     @property
     def active(self) -> bool:
         """Whether its slots count: it is there, and neither the operator nor the configuration switched it off."""
         return self.enabled and self.disabled_at is None and not self.gone
+
+    @property
+    def next_text(self) -> str | None:
+        """When it runs next, as the store has it."""
+        return None if self.next is None else to_text(self.next.due)
 
 
 class Service:
@@ -2826,12 +2828,12 @@ class Ticker:
         log.warning("the clock was set %+.1f s", step / SECOND)
         if step < 0:
             for service in self._services.values():
+                service.ledger.closed_until += step
                 service.ledger.mend(now)
             for job in self.jobs.values():
                 job.accounted = None if job.accounted is None else min(job.accounted, job.registration.grid.before(now))
-                job.breaker.mend(now)
-                if job.next is not None:
-                    self._plan(job, next_run(job.breaker, job.registration.grid.after(now)))
+                job.breaker.retry_at = None if job.breaker.retry_at is None else job.breaker.retry_at + step
+                self._plan_after(job, now)
 
     # -- jobs come, change and go
 
@@ -2843,44 +2845,57 @@ class Ticker:
         if foreign:
             log.warning("job %s was of another collector: it starts anew", registration.job_id)
             row = None
-        job = Job(registration, self._lead.config)
+        config = self._lead.config
+        delays = parse_duration(config.error_recovery_delay), parse_duration(config.max_recovery_delay)
+        job = Job(registration, Breaker(registration.max_consecutive_errors, *delays), registration.enabled)
         job.slot = self._timetable.add(registration.grid, lambda due: self._on_due(job, due))
         left_out = self._only is not None and registration.job_id not in self._only
         job.dormant = self._momentary or left_out or registration.collector is None
         if row is not None:
-            job.state = row["state"]
+            job.state, job.ran = row["state"], bool(row["runs"])
             job.accounted = _from_text_or_none(row["last_scheduled_for"])
             job.disabled_at = _from_text_or_none(row["disabled_at"])
             job.breaker.restore(row, now)
+            if row["last_finished"] is not None and from_text(row["last_finished"]) > now and job.breaker.retry_at:
+                job.breaker.retry_at = now  # the clock was set back since
+        for execution in self._running:  # of a job that was unregistered a moment ago
+            if execution.job.registration.job_id == registration.job_id:
+                execution.job, job.running = job, execution
         self.jobs[registration.job_id] = job
-        if registration.budget is not None:
-            service = self._service(registration.budget)
-            service.ledger.budget = self._lead.config.budgets.get(registration.budget.name, registration.budget)
-            service.priorities[registration.priority] += 1
+        self._count_priority(registration, 1)
         if job.active:
             self._plan_first(job, row, now)
-        return (*registration.row(), _text_or_none(job.next.due if job.next else None)), foreign
+        return (*registration.row(), job.next_text), foreign
 
     def add_live(self, registration: Registration, row: sqlite3.Row | None) -> None:
-        """Take a job in while running, replacing one of the same id (whose present run goes on)."""
-        old = self.jobs.get(registration.job_id)
-        if old is not None:
-            self._remove(old)
-        saved, foreign = self.add(registration, row)
-        if old is not None and not foreign:
-            job = self.jobs[registration.job_id]
-            job.running, job.missed, job.abandoned, job.state = old.running, old.missed, old.abandoned, old.state
-            if old.running is not None:
-                old.running.job = job
-        drop = [("DELETE FROM geckosched_jobs WHERE job_id=?", (registration.job_id,))] if foreign else []
-        self._lead.writer.inbox.put(Statements([*drop, (_SAVE_JOB, saved)]))
+        """Take a job in while running, or give one of the same id and collector its new registration."""
+        job, statements = self.jobs.get(registration.job_id), []
+        if job is None:
+            saved, foreign = self.add(registration, row)
+            if foreign:
+                statements = [("DELETE FROM geckosched_jobs WHERE job_id=?", (registration.job_id,))]
+        else:
+            self._count_priority(job.registration, -1)
+            self._count_priority(registration, 1)
+            job.registration, job.enabled, job.instance = registration, registration.enabled, None
+            job.slot.grid, job.breaker.threshold = registration.grid, registration.max_consecutive_errors
+            self._plan_after(job, self._clock.now())
+            saved = (*registration.row(), job.next_text)
+        self._lead.writer.inbox.put(Statements([*statements, (_SAVE_JOB, saved)]))
+
+    def _count_priority(self, registration: Registration, count: int) -> None:
+        """Keep which priorities the jobs of a budget have: the last of its workers is for the highest."""
+        if (budget := registration.budget) is not None:
+            service = self._service(budget)
+            service.ledger.budget = self._lead.config.budgets.get(budget.name, budget)
+            service.priorities[registration.priority] += count
+            service.priorities = +service.priorities
 
     def operate(self, action: str, job_id: str, arguments: Mapping[str, Any], reply: Inbox | None = None,
                 request: int | None = None) -> None:  # fmt: skip
         """Carry out what an operator or embedder asked of a job; the answer goes to a caller here or to the store."""
-        job = self.jobs.get(job_id)
+        job, answer = self.jobs.get(job_id), "done"
         statements: list[tuple[str, Any]] = []
-        answer = "done"
         if job is None or (action == "trigger" and job.registration.collector is None):
             answer = "unknown job"
         elif action == "trigger":
@@ -2910,57 +2925,50 @@ class Ticker:
         self._plan(job, None)
         if job.waiting is not None and not job.waiting.waiters:
             self._forget_waiting(job)
-        return [("UPDATE geckosched_jobs SET disabled_at=?, next_run_at=NULL WHERE job_id=?",
-                 (to_text(job.disabled_at), job.registration.job_id))]  # fmt: skip
+        return [self._change(job, disabled_at=to_text(job.disabled_at))]
 
     def _do_enable(self, job: Job) -> list[tuple[str, Any]]:
-        now = self._clock.now()
         if not job.active:
+            now = self._clock.now()
             job.disabled_at, job.enabled = None, True
-            if job.accounted is not None:
-                job.accounted = job.registration.grid.before(now)  # what passed meanwhile was not wanted
+            job.accounted = job.registration.grid.before(now)  # what passed meanwhile was not wanted
             self._plan_after(job, now)
-        return [("UPDATE geckosched_jobs SET disabled_at=NULL, enabled=1, next_run_at=? WHERE job_id=?",
-                 (_text_or_none(job.next.due if job.next else None), job.registration.job_id))]  # fmt: skip
+            if not job.ran and self._catchup and job.registration.at is None:
+                self._plan(job, NextRun(now, Reason.FIRST, False))
+        return [self._change(job, disabled_at=None, enabled=1)]
 
     def _do_reset(self, job: Job) -> list[tuple[str, Any]]:
         job.breaker.reset()
-        if job.active:
-            self._plan_after(job, self._clock.now())
-        return [("UPDATE geckosched_jobs SET breaker='closed', consecutive_errors=0, consecutive_rate_limits=0, "
-                 "opened_at=NULL, retry_at=NULL, next_run_at=? WHERE job_id=?",
-                 (_text_or_none(job.next.due if job.next else None), job.registration.job_id))]  # fmt: skip
+        self._plan_after(job, self._clock.now())
+        return [self._change(job, breaker=BreakerState.CLOSED, consecutive_errors=0, consecutive_rate_limits=0,
+                             opened_at=None, retry_at=None)]  # fmt: skip
 
     def _do_reschedule(self, job: Job, every: int, at: str | None = None) -> list[tuple[str, Any]]:
-        old = job.registration
-        zone = find_timezone(self._lead.config.timezone)
-        grid = Grid(old.job_id, every, None if at is None else parse_at(at, every), zone)
-        job.registration = dataclasses.replace(old, every=every, at=at, grid=grid)
+        zone, name = find_timezone(self._lead.config.timezone), job.registration.job_id
+        grid = Grid(name, every, None if at is None else parse_at(at, every), zone)
+        job.registration = dataclasses.replace(job.registration, every=every, at=at, grid=grid)
         job.slot.grid = grid
-        if job.active:
-            self._plan_after(job, self._clock.now())
-        return [("UPDATE geckosched_jobs SET every=?, at=?, next_run_at=? WHERE job_id=?",
-                 (format_duration(every), at, _text_or_none(job.next.due if job.next else None), old.job_id))]  # fmt: skip
+        self._plan_after(job, self._clock.now())
+        return [self._change(job, every=format_duration(every), at=at)]
 
     def _do_unregister(self, job: Job, forget: bool = False) -> list[tuple[str, Any]]:
-        self._remove(job)
+        self._timetable.cancel_job(job.slot)
+        job.gone, job.next = True, None
+        for waiter in job.waiting.waiters if job.waiting else ():
+            waiter.closed()
+        if job.waiting is not None:
+            self._forget_waiting(job)
+        self._count_priority(job.registration, -1)
         del self.jobs[job.registration.job_id]
         if forget:
             return [("DELETE FROM geckosched_jobs WHERE job_id=?", (job.registration.job_id,))]
-        return [("UPDATE geckosched_jobs SET retired_at=?, next_run_at=NULL WHERE job_id=?",
-                 (to_text(self._clock.now()), job.registration.job_id))]  # fmt: skip
+        return [self._change(job, retired_at=to_text(self._clock.now()))]
 
-    def _remove(self, job: Job) -> None:
-        self._timetable.cancel_job(job.slot)
-        job.gone, job.next = True, None
-        if job.waiting is not None:
-            for waiter in job.waiting.waiters:
-                waiter.closed()
-            self._forget_waiting(job)
-        if job.registration.budget is not None:
-            service = self._service(job.registration.budget)
-            service.priorities[job.registration.priority] -= 1
-            service.priorities += collections.Counter()
+    def _change(self, job: Job, **columns: Any) -> tuple[str, Any]:
+        """Return the statement that changes columns of a job's row, and when it runs next."""
+        names = "".join(f", {name}=?" for name in columns)
+        values = (job.next_text, *columns.values(), job.registration.job_id)
+        return (f"UPDATE geckosched_jobs SET next_run_at=?{names} WHERE job_id=?", values)
 
     # -- when a job runs next
 
@@ -2979,7 +2987,6 @@ class Ticker:
             self._plan(job, planned)
             return
         latest = grid.before(now)
-        never_ran = row is None or not row["runs"]
         passed = 0 if job.accounted is None else grid.count(job.accounted, now)
         job.accounted = latest if job.accounted is None else min(job.accounted, latest)  # the clock may be set back
         job.repeats = None if row is None else _from_text_or_none(row["last_slot"])
@@ -2991,7 +2998,7 @@ class Ticker:
         elif planned.reason is Reason.SCHEDULED and passed:
             job.missed, job.accounted, job.repeats = passed - 1, latest, latest
             planned = NextRun(now, Reason.CATCHUP, False)
-        elif planned.reason is Reason.SCHEDULED and never_ran and job.registration.at is None:
+        elif planned.reason is Reason.SCHEDULED and not job.ran and job.registration.at is None:
             planned = NextRun(now, Reason.FIRST, False)
         self._plan(job, planned)
 
@@ -3115,7 +3122,7 @@ class Ticker:
 
     def _start(self, job: Job, run: Waiting) -> None:
         self.last_run_id += 1
-        missed, job.missed = run.missed + job.missed, 0
+        missed, job.missed, job.ran = run.missed + job.missed, 0, True
         execution = Execution(self._lead, job, self.last_run_id, run.reason, run.scheduled_for, missed, run.waiters)
         job.running = execution
         self._running.add(execution)
@@ -3170,7 +3177,7 @@ class Ticker:
         at = to_text(now)
         self._lead.writer.inbox.put(CloseRun(execution, ending, now, (
             breaker.state, breaker.consecutive_errors, breaker.consecutive_rate_limits, _text_or_none(breaker.opened_at),
-            _text_or_none(breaker.retry_at), _text_or_none(job.next.due if job.next else None), execution.id,
+            _text_or_none(breaker.retry_at), job.next_text, execution.id,
             _text_or_none(job.accounted), at if good else None, at if good or outcome is Outcome.SKIPPED else None,
             execution.id if bad else None, int(bad), execution.missed, (now - execution.started_at) / SECOND,
             job.abandoned, registration.job_id)))  # fmt: skip
@@ -3414,6 +3421,9 @@ class CollectionScheduler:
         check_name(job_id, "job_id")
         if job_id in self._registrations and not replace:
             raise DuplicateJob(job_id)
+        if job_id in self._registrations and self.lead is not None and self._registrations[job_id].name != name:
+            owner = self._registrations[job_id].name
+            raise ConfigError(f"job {job_id}: runs collector {owner} here, unregister it before it runs {name}")
         return job_id
 
     def unregister_collector(self, job_id: str, forget: bool = False) -> None:
@@ -3607,13 +3617,12 @@ class CollectionScheduler:
                 if job_id not in self._registrations:
                     raise UnknownJob(job_id, self._registrations)
             self._state = SchedulerState.STARTING
-            try:
+            with contextlib.ExitStack() as undo:
+                undo.callback(setattr, self, "_state", SchedulerState.STOPPED)
                 if not self.try_to_lead():
                     self._state = SchedulerState.STANDBY
                     log.info("standing by: another process leads %s", self._store.path)
-            except BaseException:
-                self._state = SchedulerState.STOPPED
-                raise
+                undo.pop_all()
             self._watcher = Watcher(lambda: self.lead, self.try_to_lead)
             thread = threading.Thread(target=_repeat(self._watcher.turn), name="geckosched-watcher", daemon=True)
             self._watcher_thread = thread
@@ -3625,18 +3634,21 @@ class CollectionScheduler:
             wanted = (SchedulerState.STARTING, SchedulerState.STANDBY)
             if self._state not in wanted or not self._lock.acquire():
                 return False
-            try:
-                self.lead = self._take_lead(momentary=False)
-            except BaseException:
-                self._lock.release()
-                raise
+            self.lead = self._take_lead(momentary=False)
             self._state = SchedulerState.RUNNING
             return True
 
     def _take_lead(self, *, momentary: bool) -> Lead:
-        lead = Lead(self._store, self.config, self._clock, self._registrations.values(), self.registry,
-                    momentary=momentary, keep=self._keep, only=self._only)  # fmt: skip
-        lead.start(self._ticker_died)
+        """Make and start what a leader has; the lock, which is held, is released if that fails."""
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._lock.release)
+            try:
+                lead = Lead(self._store, self.config, self._clock, self._registrations.values(), self.registry,
+                            momentary=momentary, keep=self._keep, only=self._only)  # fmt: skip
+            except sqlite3.Error as error:
+                raise StoreError(f"{self._store.path}: {error}") from error
+            lead.start(self._ticker_died)
+            undo.pop_all()
         return lead
 
     def _ticker_died(self) -> None:
@@ -3708,11 +3720,7 @@ class CollectionScheduler:
                 lead, stopped = self.lead, self._state is SchedulerState.STOPPED
                 momentary = lead is None and stopped and self._lock.acquire()
                 if momentary:
-                    try:
-                        mine = self._take_lead(momentary=True)
-                    except BaseException:
-                        self._lock.release()
-                        raise
+                    mine = self._take_lead(momentary=True)
             if lead is not None:
                 yield lead
                 return

@@ -8,7 +8,7 @@
 requests has no default time limit, knows no budget, and puts the full URL, keys included, into its errors.
 
 - **An attempt** is one request on the wire, to the last byte of its body. Each is a call of the budget
-  (`run.call`), redirects and retries included, and none is sent once the run must stop.
+  (`run.call`), redirects and retries included. Once the run must stop none is sent; one under way is finished.
 - **Limits.** Connecting, silence, and the attempt as a whole are limited in seconds of real time, for sockets
   know no other; the body in bytes. `timeout=` replaces the first two for one request, nothing lifts the rest.
   Left to the system: how long it looks up a name. Each address of a host may take `connect_timeout` anew.
@@ -162,7 +162,7 @@ class Response(requests.Response):
         found = "an empty body"
         if self.content:
             start = _quote(self.content[:500].decode(errors="replace"), self.request)
-            found = f"{self.headers.get('Content-Type', 'text')[:40]} that begins with {start}"
+            found = f"{self.headers.get('Content-Type', 'text').partition(';')[0][:40]} that begins with {start}"
         text = f"{_where(self.request)}: {self.status_code} with {found}, which is not JSON: {why}"
         raise requests.JSONDecodeError(text, body, position)
 
@@ -216,7 +216,7 @@ class _Calls(adapters.BaseAdapter):
     def _call(self, request: PreparedRequest, limits: _Limits, options: Options) -> Result:
         """Make one attempt as one call of the budget."""
         if self.run.stopping:
-            raise RunStopped
+            raise RunStopped("the run must end")
         try:
             with self.run.call(self.budget):
                 return self._attempt(request, limits.started(), options)
@@ -385,12 +385,6 @@ class _TimedReader(io.RawIOBase):
 
 # ---- Errors in our words
 
-_NOT_HTTP = (
-    http.client.BadStatusLine,
-    http.client.LineTooLong,
-    urllib3.exceptions.InvalidChunkLength,
-    urllib3.exceptions.InvalidHeader,
-)
 _BROKEN: dict[type[RequestException], str] = {
     errors.SSLError: "no safe connection",
     errors.ProxyError: "no connection through the proxy",
@@ -417,7 +411,7 @@ def _failure(error: Exception, request: PreparedRequest, limits: _Limits) -> Req
     if isinstance(error, errors.ContentDecodingError):
         return errors.ContentDecodingError(f"{where}: a body that is not what its Content-Encoding says")
     reason = _reason(root, request)
-    if isinstance(root, _NOT_HTTP) and not isinstance(root, http.client.RemoteDisconnected):
+    if _is_garbage(root):
         return RequestException(f"{where}: an answer that is not HTTP ({reason})")
     for kind, words in _BROKEN.items():
         if isinstance(error, kind):
@@ -440,10 +434,18 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
+def _is_garbage(root: BaseException) -> bool:
+    """Whether something came that is not HTTP, rather than nothing or too little."""
+    if isinstance(root, http.client.HTTPException):
+        chunk = isinstance(root, urllib3.exceptions.InvalidChunkLength)
+        return chunk or not isinstance(root, http.client.RemoteDisconnected | http.client.IncompleteRead)
+    return isinstance(root, urllib3.exceptions.InvalidHeader)
+
+
 def _reason(root: BaseException, request: PreparedRequest) -> str:
-    if isinstance(root, OSError):
-        return root.strerror or _quote(str(root), request)
-    if isinstance(root, http.client.BadStatusLine):
+    if isinstance(root, OSError) and root.strerror:
+        return root.strerror
+    if isinstance(root, OSError | http.client.BadStatusLine | http.client.LineTooLong):
         return _quote(str(root), request)
     return type(root).__name__
 
@@ -470,7 +472,7 @@ def _quote(text: str, request: PreparedRequest) -> str:
     that some of them are no secrets costs a quotation at most.
     """
     query = urlsplit(request.url or "").query
-    sent = f"{query} {unquote_plus(query)} {request.headers}"
+    sent = f"{query} {unquote_plus(query)} {list(request.headers.values())}"
     if _words(sent) & _words(text[:500]):
         return "text that repeats the request"
     return repr(" ".join(text[:500].split())[:60])
