@@ -398,7 +398,6 @@ class SchedulerConfig:
 # 3  Time
 # ======================================================================================================================
 
-MICROSECOND = 1
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
@@ -497,9 +496,9 @@ class Clock:
 # 4  Intervals and the Timetable
 # ======================================================================================================================
 
-UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}  # longest last
+UNITS = {"us": 1, "ms": 1000, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}
 _LONGEST = 3660 * DAY
-_DURATION = re.compile(r"(\d+)([a-z]+)")
+_DURATION = re.compile(r"(\d{1,15})([a-z]+)")
 
 
 def parse_duration(value: object, where: str = "duration", *, zero: bool = False) -> int:
@@ -514,7 +513,7 @@ def parse_duration(value: object, where: str = "duration", *, zero: bool = False
     found = -1
     if isinstance(value, timedelta):
         found = value // timedelta(microseconds=1)
-    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    elif isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LONGEST / SECOND:
         found = round(value * SECOND)
     elif isinstance(value, str):
         text = value.strip().lower()
@@ -529,12 +528,11 @@ def parse_duration(value: object, where: str = "duration", *, zero: bool = False
 
 def format_duration(microseconds: int) -> str:
     """Write a duration as text that `parse_duration` reads: `format_duration(5_400_000_000)` is "1h30m"."""
-    rest, parts = microseconds, []
+    rest, text = microseconds, ""
     for unit, size in sorted(UNITS.items(), key=lambda item: -item[1]):
         count, rest = divmod(rest, size)
-        if count:
-            parts.append(f"{count}{unit}")
-    return "".join(parts) if not rest else f"{microseconds / SECOND:g}s"
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
 
 
 def find_timezone(name: str) -> tzinfo:
@@ -560,6 +558,8 @@ def parse_every(every: object, where: str = "every") -> tuple[int, str | None]:
         ".tag()": bool(every.tags),
         ".at() with a time zone": every.at_time_zone is not None,
         f".{every.start_day}": every.start_day not in (None, "monday"),
+        ".monday without .at()": every.start_day == "monday" and every.at_time is None,
+        ".at() with seconds": every.at_time is not None and every.at_time.second != 0,
     }
     for what, given in refused.items():
         if given:
@@ -613,8 +613,10 @@ class Grid:
         if self._at is None:
             return (moment - self.phase) // self.every
         today = to_datetime(moment).astimezone(self._zone).date().toordinal()
-        k = (today - self._first_day) // self._days
-        return k if self.slot(k) <= moment else k - 1
+        k = (today - self._first_day) // self._days + 1
+        while self.slot(k) > moment:  # once or twice; a date may come back where clocks go back over midnight
+            k -= 1
+        return k
 
     def before(self, moment: int) -> int:
         """Return the last slot at or before `moment`."""
@@ -654,6 +656,10 @@ class TimetableJob(schedule.Job):
         self.due: int | None = None  # next_run, in microseconds; None while it has none
         self.entry = 0  # which heap entry is the valid one
         self.call = call
+
+    def __lt__(self, other: TimetableJob) -> bool:
+        """Compare by next run; a job that has none comes last."""
+        return (self.due is None, self.due or 0) < (other.due is None, other.due or 0)
 
     def run(self) -> None:
         """Move to the next slot, then tell the owner which moment was due. The owner cannot raise (trap 2)."""
@@ -701,8 +707,12 @@ class Timetable(schedule.Scheduler):
     def run_pending(self) -> None:
         """Run the jobs that are due now, earliest first, each once however late it is."""
         now = self.now()
+        due_now = []
         while (due := self.next_due()) is not None and due <= now:
-            heapq.heappop(self._heap)[2].run()
+            due_now.append(heapq.heappop(self._heap))
+        for _, entry, job in due_now:
+            if job.entry == entry:  # not moved by one that ran before it
+                job.run()
 
     def cancel_job(self, job: schedule.Job) -> None:
         """Take a job out for good."""
@@ -723,8 +733,8 @@ class Breaker:
     neutral end leaves the delay as it is.
     """
 
-    __slots__ = ("consecutive_errors", "consecutive_rate_limits", "delay", "longest", "opened_at", "retry_at", "state",
-                 "threshold")  # fmt: skip
+    __slots__ = ("_pause", "consecutive_errors", "consecutive_rate_limits", "delay", "longest", "opened_at", "retry_at",
+                 "state", "threshold")  # fmt: skip
 
     def __init__(self, threshold: int, delay: int, longest: int) -> None:
         self.threshold = threshold
@@ -739,6 +749,7 @@ class Breaker:
         self.consecutive_rate_limits = 0
         self.opened_at: int | None = None
         self.retry_at: int | None = None
+        self._pause = 0  # how far ahead `retry_at` was when it was set
 
     def backoff(self, n: int) -> int:
         """Return the delay after the n-th in a row."""
@@ -756,7 +767,8 @@ class Breaker:
         self.consecutive_errors += 1
         self.consecutive_rate_limits = 0
         self.retry_at = now + self.backoff(self.consecutive_errors)
-        if self.consecutive_errors >= self.threshold:
+        self._pause = self.retry_at - now
+        if self.consecutive_errors >= self.threshold or self.state is not BreakerState.CLOSED:
             self.state = BreakerState.OPEN
             self.opened_at = self.opened_at or now
 
@@ -766,6 +778,7 @@ class Breaker:
         pause = max(retry_after, self.backoff(self.consecutive_rate_limits))
         self._not_judged(now)
         self.retry_at = max(now + pause, self.retry_at or 0)
+        self._pause = self.retry_at - now
 
     def neutral(self, now: int) -> None:
         """Hear an end that says nothing about the service: skipped, interrupted."""
@@ -776,10 +789,11 @@ class Breaker:
         """A probe that ended neutrally leaves the breaker open, with the same delay once more."""
         if self.state is BreakerState.HALF_OPEN:
             self.state = BreakerState.OPEN
-        self.retry_at = now + self.backoff(self.consecutive_errors) if self.state is BreakerState.OPEN else None
+        self._pause = self.backoff(self.consecutive_errors)
+        self.retry_at = now + self._pause if self.state is BreakerState.OPEN else None
 
     def restore(self, row: Mapping[str, Any] | sqlite3.Row, now: int) -> None:
-        """Take up what the store kept. A time further ahead than its own delay (the clock was set back) counts as now."""
+        """Take up what the store kept. An error's delay that lies further ahead than it ever was counts as now."""
         self.consecutive_errors = int(row["consecutive_errors"])
         self.consecutive_rate_limits = int(row["consecutive_rate_limits"])
         self.opened_at = _from_text_or_none(row["opened_at"])
@@ -788,13 +802,15 @@ class Breaker:
         self.state = BreakerState.OPEN if open_ else BreakerState.CLOSED
         if self.state is BreakerState.OPEN and self.retry_at is None:
             self.retry_at = now
+        if self.retry_at is not None:
+            limited = self.consecutive_rate_limits > 0
+            self._pause = self.retry_at - now if limited else self.backoff(max(1, self.consecutive_errors))
         self.mend(now)
 
     def mend(self, now: int) -> None:
         """After a step of the clock: a retry that lies further ahead than its own delay counts as now."""
-        if self.retry_at is not None and not self.consecutive_rate_limits:
-            if self.retry_at - now > self.backoff(max(1, self.consecutive_errors)):
-                self.retry_at = now
+        if self.retry_at is not None and self.retry_at - now > self._pause:
+            self.retry_at = now
 
 
 # ======================================================================================================================
@@ -817,6 +833,8 @@ class Budget:
     burst: int = 5
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigError(f"budget name: found {self.name!r}, allowed is text")
         where = f"budget {self.name}"
         match = _RATE.fullmatch(self.rate) if isinstance(self.rate, str) else None
         if match is None or match[2] not in UNITS or not 0 < int(match[1]) <= 1_000_000:
@@ -854,6 +872,7 @@ class Ledger:
         self._places: dict[int, int | None] = {}  # place -> when it is free again; None while the answer is awaited
         self._due = 0
         self._refusal = 0  # the present delay after a 429; 0 after any other answer
+        self._closed_for = 0  # how far ahead `closed_until` was when it was set
         self._numbers = itertools.count(1)
 
     def next_free(self, now: int) -> int | None:
@@ -890,12 +909,14 @@ class Ledger:
         if refused:
             self._refusal = min(max(self._refusal * 2, self.budget.pause), 5 * MINUTE)
             self.closed_until = max(self.closed_until, now + max(retry_after, self._refusal))
+            self._closed_for = self.closed_until - now
         elif heard:
             self._refusal = 0
 
     def dump(self) -> str:
         """Return the ledger as JSON, for `geckosched_budgets.calls`."""
-        return json.dumps({"places": list(self._places.values()), "due": self._due, "refusal": self._refusal})
+        return json.dumps({"places": list(self._places.values()), "due": self._due, "refusal": self._refusal,
+                           "closed_for": self._closed_for})  # fmt: skip
 
     def load(self, calls: str, closed_until: int, now: int) -> None:
         """Take up a stored ledger. A call whose answer nobody saw may have been sent until now."""
@@ -904,6 +925,7 @@ class Ledger:
             self._places[next(self._numbers)] = now + self.budget.window if end is None else end
         self._due = stored["due"]
         self._refusal = stored["refusal"]
+        self._closed_for = stored["closed_for"]
         self.closed_until = closed_until
         self.mend(now)
 
@@ -912,6 +934,7 @@ class Ledger:
         latest = now + self.budget.window
         self._places = {place: None if end is None else min(end, latest) for place, end in self._places.items()}
         self._due = min(self._due, now + self.budget.burst * self.budget.pause)
+        self.closed_until = min(self.closed_until, now + self._closed_for)
 
     def _forget(self, now: int) -> None:
         for place in [place for place, end in self._places.items() if end is not None and end <= now]:
@@ -2828,11 +2851,10 @@ class Ticker:
         log.warning("the clock was set %+.1f s", step / SECOND)
         if step < 0:
             for service in self._services.values():
-                service.ledger.closed_until += step
                 service.ledger.mend(now)
             for job in self.jobs.values():
                 job.accounted = None if job.accounted is None else min(job.accounted, job.registration.grid.before(now))
-                job.breaker.retry_at = None if job.breaker.retry_at is None else job.breaker.retry_at + step
+                job.breaker.mend(now)
                 self._plan_after(job, now)
 
     # -- jobs come, change and go

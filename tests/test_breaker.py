@@ -51,7 +51,8 @@ def as_row(breaker: Breaker) -> dict[str, Any]:
 
 
 def fields(breaker: Breaker) -> dict[str, Any]:
-    return {name: getattr(breaker, name) for name in Breaker.__slots__}
+    names = ("state", "consecutive_errors", "consecutive_rate_limits", "opened_at", "retry_at")
+    return {name: getattr(breaker, name) for name in names}
 
 
 def restored(breaker: Breaker, now: int, threshold: int | None = None) -> Breaker:

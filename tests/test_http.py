@@ -36,6 +36,7 @@ from geckosched import (
     RunContext,
     RunStopped,
     SchedulerConfig,
+    __version__,
     collector,
     from_datetime,
     to_text,
@@ -115,9 +116,9 @@ def serve() -> Iterator[Callable[..., Server]]:
     assert set(threading.enumerate()) <= before
 
 
-def open_session(port: Port, *, run_id: int = 7, **options: Any) -> Session:
+def open_session(port: Port, *, run_id: int = 7, job_id: str = "weather", **options: Any) -> Session:
     run = RunContext(
-        cast(RunPort, port), id=run_id, job_id="weather", reason=Reason.FIRST, scheduled_for=None, started_at=0,
+        cast(RunPort, port), id=run_id, job_id=job_id, reason=Reason.FIRST, scheduled_for=None, started_at=0,
         options=None, settings={}, budget=Budget("api"), saved_state="{}",
     )  # fmt: skip
     return Session(run, **{"connect_timeout": 20, "read_timeout": 20, "total_timeout": 20, **options})
@@ -157,14 +158,15 @@ def test_a_compressed_and_a_chunked_body_are_read(port: Port, serve: Any) -> Non
     assert [session.get(server.url).json() for _ in range(2)] == [[1], [1]]
 
 
-@pytest.mark.parametrize(("given", "sent"), [(None, "geckosched/"), ("mine/1", "mine/1")])
-def test_the_user_agent_is_ours_unless_named(port: Port, serve: Any, given: str | None, sent: str) -> None:
-    """The far side sees who calls: framework, version, plugin."""
+def test_the_user_agent_is_ours_unless_named(port: Port, serve: Any) -> None:
+    """The far side sees who calls: geckosched, its version, the job; or what the collector says instead."""
     server = serve(reply())
-    open_session(port, user_agent=given).get(server.url)
-    agent = server.requests[0].headers["user-agent"]
-    assert agent.startswith(sent)
-    assert agent.endswith("(+weather)") == (given is None)
+    open_session(port).get(server.url)
+    open_session(port, job_id="ž-weather").get(server.url)
+    open_session(port, user_agent="mine/1").get(server.url)
+    ours, ascii_only, theirs = (request.headers["user-agent"] for request in server.requests)
+    assert (ours, theirs) == (f"geckosched/{__version__} (+weather)", "mine/1")
+    assert ascii_only.endswith("(+?-weather)")
 
 
 def test_the_budget_that_is_named_pays(port: Port, serve: Any) -> None:
@@ -265,8 +267,10 @@ def test_a_host_that_does_not_take_up_ends_at_the_connect_limit(port: Port) -> N
         for sock in waiting:
             sock.setblocking(False)
             sock.connect_ex(address)
+        began = time.monotonic()
         with pytest.raises(requests.ConnectTimeout, match=r": no connection within 0\.2 s$"):
             open_session(port, connect_timeout=0.2, retries=1).get(f"http://127.0.0.1:{address[1]}")
+        assert time.monotonic() - began < 9  # of 40 s, if the limit were the total one
         for sock in waiting:
             sock.close()
     assert port.calls == ["none", "none"]
@@ -391,6 +395,13 @@ def test_a_put_is_repeated_unless_its_body_is_spent(port: Port, serve: Any) -> N
     assert [request.body for request in server.requests] == [b"abc", b"abc"]
     assert session.put(server.url, data=iter([b"abc"])).status_code == 500
     assert len(server.requests) == 3
+
+
+def test_who_hangs_up_without_a_word_is_said_so(port: Port, serve: Any) -> None:
+    """The reason stands in brackets: it is Python's own text, and repeats nothing that was sent."""
+    server = serve(raw(b""))
+    with pytest.raises(requests.ConnectionError, match=r"\('Remote end closed connection without response'\)$"):
+        open_session(port).get(server.url)
 
 
 def test_nobody_listening_is_tried_again_and_then_said(port: Port) -> None:
@@ -525,6 +536,7 @@ GARBAGE = {
     ),
     "a line without end": (raw(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000), "not HTTP"),
     "a chunk's length": (raw(head(200, {"Transfer-Encoding": "chunked"}) + b"zz\r\nab\r\n"), "not HTTP"),
+    "too many headers": (raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n"), "not HTTP"),
     "two lengths": (raw(head(200, {"Content-Length": "3, 4"}) + b"abc"), "not HTTP"),
     "gzip": (reply(200, b"abc" * 9, {"Content-Encoding": "gzip"}), "not what its Content-Encoding says"),
 }
@@ -548,9 +560,9 @@ def test_garbage_is_one_clear_line_and_not_asked_again(port: Port, serve: Any, a
         (
             b"<html>\n <b>Down</b>",
             "text/html; charset=x",
-            r"with text/html; charset=x that begins with '<html> <b>Down</b>'",
+            r"with text/html that begins with '<html> <b>Down</b>'",
         ),
-        (b'{"a": 1', "application/json", r"""begins with '{"a": 1', which is not JSON"""),
+        (b'{"a": 1', "application/json", r"""begins with '{"a": 1', which is not JSON: Expecting .* \(char 7\)$"""),
         (b"x" * 200, "text/plain", rf"begins with '{'x' * 60}', which"),
         (b"\x00\xff" * 20, "application/json", "not JSON"),
         (b"[" * 200_000, "application/json", "not JSON: RecursionError"),
@@ -600,6 +612,7 @@ SPOKEN: dict[str, Answer] = {
     "404": reply(404),
     "not JSON": reply(200, b"<html>"),
     "echo": echo,
+    "echo of a header": lambda connection: connection.send(head() + connection.request.headers["x-api-key"].encode()),
     "echo in the status line": echo_first,
     "silence": hang(),
     "trickle": trickle(head()),
