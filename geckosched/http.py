@@ -436,9 +436,10 @@ def _root(error: BaseException) -> BaseException:
 
 def _is_garbage(root: BaseException) -> bool:
     """Whether something came that is not HTTP, rather than nothing or too little."""
+    if isinstance(root, urllib3.exceptions.InvalidChunkLength):
+        return bool(root.length)  # of an older urllib3 it may be empty: the body broke off there
     if isinstance(root, http.client.HTTPException):
-        chunk = isinstance(root, urllib3.exceptions.InvalidChunkLength)
-        return chunk or not isinstance(root, http.client.RemoteDisconnected | http.client.IncompleteRead)
+        return not isinstance(root, http.client.RemoteDisconnected | http.client.IncompleteRead)
     return isinstance(root, urllib3.exceptions.InvalidHeader)
 
 

@@ -107,8 +107,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (site / "geckosched_fake.py").write_text(PLUGIN, encoding="utf-8")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    for name in ("GECKOSCHED_CONFIG", "GECKOSCHED_LOAD_PLUGINS"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("GECKOSCHED_CONFIG", raising=False)
+    monkeypatch.setenv("GECKOSCHED_LOAD_PLUGINS", "fake")  # whatever else is installed here stays out of it
     repository = Path(__file__).parents[1]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(repository), str(site)]))
     return site
@@ -129,8 +129,10 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 def finish(process: subprocess.Popen[str]) -> Ended:
     try:
         out, err = process.communicate(timeout=60)
-    finally:
+    except subprocess.TimeoutExpired:
         process.kill()
+        process.communicate()
+        raise
     return Ended(process.returncode, out, err)
 
 

@@ -334,7 +334,8 @@ def register_collectors(register, settings):
 
 def load_into_a_scheduler(tmp_path: Path, text: str) -> CollectionScheduler:
     (tmp_path / "weather.py").write_text(WEATHER, encoding="utf-8")
-    configuration = load('[plugins]\nload = ["weather.py"]\n' + text)
+    # Whatever else is installed here stays out of it.
+    configuration = load('[plugins]\nload = ["weather.py"]\ndisable = ["geckoterminal"]\n' + text)
     scheduler = CollectionScheduler(configuration.scheduler)
     configuration.load_plugins(scheduler)
     return scheduler

@@ -68,7 +68,13 @@ for line in sys.stdin:
     pass
 """
 
-TABLES = {"single": ("single",), "many": ("many",), "append": ("append",), "pair": ("pair_a", "pair_b"), "short": ("short",)}
+TABLES = {
+    "single": ("single",),
+    "many": ("many",),
+    "append": ("append",),
+    "pair": ("pair_a", "pair_b"),
+    "short": ("short",),
+}
 
 
 def check(database: Path) -> dict[str, int]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import re
 import socket
 import sqlite3
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import traceback
@@ -23,6 +25,7 @@ import requests
 from requests import exceptions as errors
 from requests.auth import HTTPDigestAuth
 
+import geckosched.http
 from geckosched import (
     Batch,
     Budget,
@@ -116,12 +119,16 @@ def serve() -> Iterator[Callable[..., Server]]:
     assert set(threading.enumerate()) <= before
 
 
-def open_session(port: Port, *, run_id: int = 7, job_id: str = "weather", **options: Any) -> Session:
-    run = RunContext(
+def open_run(port: Port, run_id: int = 7, job_id: str = "weather") -> RunContext:
+    return RunContext(
         cast(RunPort, port), id=run_id, job_id=job_id, reason=Reason.FIRST, scheduled_for=None, started_at=0,
         options=None, settings={}, budget=Budget("api"), saved_state="{}",
     )  # fmt: skip
-    return Session(run, **{"connect_timeout": 20, "read_timeout": 20, "total_timeout": 20, **options})
+
+
+def open_session(port: Port, *, run_id: int = 7, job_id: str = "weather", **options: Any) -> Session:
+    limits = {"connect_timeout": 20, "read_timeout": 20, "total_timeout": 20, **options}
+    return Session(open_run(port, run_id, job_id), **limits)
 
 
 def all_that_shows(error: BaseException | None) -> str:
@@ -147,6 +154,16 @@ def test_an_answer_is_what_requests_would_give(port: Port, serve: Any) -> None:
         assert session.cookies["a"] == "1"
         answer.raise_for_status()
     assert port.calls == ["answer"]
+
+
+def test_the_example_of_the_module_runs(port: Port, serve: Any) -> None:
+    """What the docstring shows works as it stands, but for the address."""
+    server = serve(reply(200, b"[1]"))
+    example = re.search(r"\n\n((?:    .*\n)+)", str(geckosched.http.__doc__))
+    assert example is not None
+    names: dict[str, Any] = {"Session": Session, "run": open_run(port), "key": KEY}
+    exec(textwrap.dedent(example[1]).replace("https://api.example.org", server.url), names)
+    assert names["prices"] == [1]
 
 
 def test_a_compressed_and_a_chunked_body_are_read(port: Port, serve: Any) -> None:

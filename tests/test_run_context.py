@@ -31,7 +31,7 @@ from geckosched import (
 )
 from geckosched.testing import FakeClock
 from tests.conftest import NewScheduler
-from tests.workbench import Collect, Workbench
+from tests.workbench import PATIENCE, Collect, Workbench
 
 
 def row(id: Any = 1, table: str = "t", **values: Any) -> Batch:
@@ -515,7 +515,7 @@ def test_whatever_a_collector_raises_ends_that_run_only(
     for collect in (function, generator, in_a_target, coroutine, async_generator, rows):
         run = bench.run(collect)
         assert run.outcome is Outcome.FAILED, collect.__name__
-        assert run.error, collect.__name__
+        assert run.error is not None, collect.__name__
         if error_type is not None and collect is not in_a_target:
             assert run.error_type == error_type, collect.__name__
         after = bench.run(lambda _: row("after"))
@@ -574,36 +574,42 @@ def test_errors_that_are_swallowed_around_a_yield_of_good_rows(bench: Workbench)
     assert (bench.run(collect).outcome, ids(bench)) == (Outcome.SUCCEEDED, [2, 1])
 
 
-@pytest.mark.parametrize("seconds", [3e11, 1e15, 1e300, float("inf"), float("nan")])
-def test_a_service_may_ask_for_any_patience(bench: Workbench, seconds: float) -> None:
-    """R5: a Retry-After beyond all time is a rate limit like another, in the run and in the budget."""
+@pytest.fixture
+def heard(new_scheduler: NewScheduler, store_path: Path) -> Workbench:
+    """A bench whose job is switched on, so that its breaker hears how runs end; its clock stands still."""
+    scheduler = new_scheduler(clock=FakeClock(), max_workers=1, catchup="none")
+    return Workbench(scheduler, store_path, enabled=True, every="1w")
+
+
+@pytest.mark.parametrize("seconds", [3e11, 1e15, 1e300, float("inf"), float("nan"), -1])
+def test_a_service_may_ask_for_any_patience(heard: Workbench, seconds: float) -> None:
+    """R5: a Retry-After beyond all time is a rate limit like another, for the job and for the budget."""
+
+    def alone(_: RunContext) -> Any:
+        raise RateLimited(seconds)
 
     def in_a_call(run: RunContext) -> Any:
         with run.call(Budget("api")):
             raise RateLimited(seconds)
 
-    def collect(_: RunContext) -> Any:
-        raise RateLimited(seconds)
-
-    bench.scheduler.enable_collector("bench")  # so that the breaker hears it
-    for limited in (in_a_call, collect):
-        run = bench.run(limited)
+    for collect in (alone, in_a_call):
+        run = heard.run(collect)
         assert (run.outcome, run.error) == (Outcome.RATE_LIMITED, None)
-        assert bench.run(lambda _: None).outcome is Outcome.SUCCEEDED
-    assert bench.scheduler.state is SchedulerState.RUNNING
+        assert heard.run(lambda _: None).outcome is Outcome.SUCCEEDED
+    assert heard.scheduler.state is SchedulerState.RUNNING
 
 
 @pytest.mark.parametrize("again_after", [-5, 0, 1e15, 1e300, float("inf"), float("nan"), "soon"])
-def test_skip_run_may_ask_for_any_time(bench: Workbench, again_after: Any) -> None:
+def test_skip_run_may_ask_for_any_time(heard: Workbench, again_after: Any) -> None:
     """R5: whatever `again_after` is, it ends that run only."""
 
-    def collect(_: RunContext) -> Any:
-        raise SkipRun("later", again_after)
+    def collect(run: RunContext) -> Any:
+        if run.reason is Reason.TRIGGERED:
+            raise SkipRun("later", again_after)
 
-    bench.scheduler.enable_collector("bench")
-    assert bench.run(collect).outcome in (Outcome.SKIPPED, Outcome.FAILED)
-    assert bench.run(lambda _: None).outcome is Outcome.SUCCEEDED
-    assert bench.scheduler.state is SchedulerState.RUNNING
+    assert heard.run(collect).outcome in (Outcome.SKIPPED, Outcome.FAILED)
+    assert heard.run(lambda _: None).outcome is Outcome.SUCCEEDED
+    assert heard.scheduler.state is SchedulerState.RUNNING
 
 
 @pytest.mark.parametrize("budget", ["api", 5, object()])
@@ -1100,12 +1106,6 @@ def test_a_call_after_the_request_to_stop_raises(limited: Limited) -> None:
     assert (run.calls, len(stopped)) == (0, 2)
 
 
-ENDS: dict[str, Collect] = {
-    "a function that returns a batch": lambda run: row("last"),
-    "a generator that returns": lambda run: (row(n) for n in ()),
-}
-
-
 def returning_late(limited: Limited, how: str) -> Collect:
     def function(run: RunContext) -> Any:
         limited.reach_the_limit(run)
@@ -1159,23 +1159,36 @@ def test_a_run_that_was_asked_to_stop_may_end_partial(limited: Limited) -> None:
     assert limited.bench.run(collect).outcome is Outcome.PARTIAL
 
 
-def test_nothing_is_stored_twice_by_who_goes_on_after_run_stopped(limited: Limited) -> None:
-    """What the yield stored before it raised RunStopped is saved: losses are not stored again, state is not put back."""
+def test_losses_are_counted_once_by_who_goes_on_after_run_stopped(limited: Limited) -> None:
+    """What the yield stored before it raised RunStopped is stored: its losses don't come again with the next one."""
 
     def collect(run: RunContext) -> Any:
         limited.reach_the_limit(run)
         run.lost("a", 5, SINCE, UNTIL)
+        for n in range(3):
+            with suppress(RunStopped):
+                yield row(n)
+
+    run = limited.bench.run(collect)
+    assert (limited.bench.sql(LOSSES), run.lost, ids(limited.bench)) == ([("a", 5)], 5, [0, 1, 2])
+
+
+def test_the_state_is_put_back_to_what_was_saved_before_run_stopped(limited: Limited) -> None:
+    """What the yield saved before it raised RunStopped is what a target block puts the state back to."""
+
+    def collect(run: RunContext) -> Any:
+        limited.reach_the_limit(run)
         run.state["x"] = 1
         with suppress(RunStopped):
             yield row("stored")
         with run.target("b"):
-            raise ValueError("put the state back to what was saved")
+            raise ValueError("put it back")
+        run.state["y"] = 2
         with suppress(RunStopped):
-            yield row("too")
+            yield
 
-    run = limited.bench.run(collect)
-    assert (limited.bench.sql(LOSSES), run.lost) == ([("a", 5)], 5)
-    assert limited.bench.state() == '{"x": 1}'
+    limited.bench.run(collect)
+    assert limited.bench.state() == '{"x": 1, "y": 2}'
 
 
 def test_stopping_the_scheduler_wakes_a_sleeping_run(bench: Workbench) -> None:
@@ -1188,11 +1201,11 @@ def test_stopping_the_scheduler_wakes_a_sleeping_run(bench: Workbench) -> None:
         sleeping.set()
         run.sleep(1e6)
 
-    bench._collect = collect
-    assert bench.scheduler.execute_collector_now("bench", wait=False, timeout=0) is None or True
-    assert sleeping.wait(10)
-    bench.scheduler.stop(10)
-    [run] = bench.scheduler.get_runs()
+    begun = bench.begin(collect)
+    assert sleeping.wait(PATIENCE)
+    bench.scheduler.stop(PATIENCE)
+    assert begun.ended.wait(PATIENCE)
+    assert (run := begun.run) is not None
     assert (run.outcome, run.rows, bench.state()) == (Outcome.INTERRUPTED, 1, '{"x": 1}')
 
 

@@ -10,6 +10,7 @@ they read with a connection of their own, as any other program would.
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -18,11 +19,19 @@ from typing import Any
 from geckosched import Batch, CollectionScheduler, Outcome, Run, RunContext, collector
 
 Collect = Callable[[RunContext], Any]
-PATIENCE = 20.0  # seconds of the scheduler's clock until a run that should have ended is given up
+PATIENCE = 3.0  # seconds (real ones, whatever the scheduler's clock says) until a run that should have ended is given up
+
+
+class Begun:
+    """A run that somebody waits for: `run` is there when `ended` is set."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.run: Run | None = None
 
 
 class Workbench:
-    """One job and its store. `swallow` tells whether a refused yield was caught where no signal may be."""
+    """One job and its store."""
 
     def __init__(self, scheduler: CollectionScheduler, path: Path, **settings: Any) -> None:
         self.scheduler = scheduler
@@ -33,17 +42,31 @@ class Workbench:
         def bench(run: RunContext) -> Any:
             return self._collect(run)
 
-        scheduler.register_collector(bench, enabled=False, **settings)
+        scheduler.register_collector(bench, **{"enabled": False, **settings})
         scheduler.start()
 
     def run(self, collect: Collect) -> Run:
         """Run the job once, with this `collect`, to its end."""
+        begun = self.begin(collect)
+        assert begun.ended.wait(PATIENCE), "the run never ended"
+        assert begun.run is not None
+        assert begun.run.outcome is not None
+        assert begun.run.finished_at is not None
+        return begun.run
+
+    def begin(self, collect: Collect) -> Begun:
+        """Begin a run of the job, and return at once."""
         self._collect = collect
-        run = self.scheduler.execute_collector_now("bench", timeout=PATIENCE)
-        assert run is not None, "the run never began"
-        assert run.outcome is not None, "the run never ended"
-        assert run.finished_at is not None
-        return run
+        begun = Begun()
+
+        def wait() -> None:
+            try:
+                begun.run = self.scheduler.execute_collector_now("bench")
+            finally:
+                begun.ended.set()
+
+        threading.Thread(target=wait, name="bench", daemon=True).start()
+        return begun
 
     def store(self, *batches: Batch) -> Run:
         """Yield these batches at once."""

@@ -1,0 +1,48 @@
+"""Collect DEX market data from the GeckoTerminal API: a plugin of geckosched.
+
+The entry point `geckoterminal` names this module. Settings stand in `[plugins.geckoterminal]`, see
+`client.Settings`; what each collector does stands in its class. The table of collectors, tables
+and options is in the package's README.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from geckosched import Collector, hookimpl
+
+from .client import Settings
+from .ohlcv import Ohlcv
+from .pools import TopPools
+from .trades import Trades
+from .watchlist import Watchlist
+
+if TYPE_CHECKING:
+    import typer
+
+__all__ = ["Ohlcv", "TopPools", "Trades", "Watchlist", "register_collectors", "register_commands"]
+
+
+@hookimpl
+def register_collectors(register: Callable[[type[Collector]], None], settings: Mapping[str, Any]) -> None:
+    """Register all collectors; raise `ConfigError` if the plugin's settings are wrong."""
+    Settings.read(settings)
+    for collector in (Watchlist, Trades, TopPools, Ohlcv):
+        register(collector)
+
+
+@hookimpl
+def register_commands(app: "typer.Typer") -> None:
+    """Add `geckosched geckoterminal demo`."""
+    import typer
+
+    @app.command()
+    def demo(
+        seconds: Annotated[float, typer.Option(min=1, help="How long it runs.")] = 30,
+        speed: Annotated[float, typer.Option(min=1, help="Seconds of the market in one second.")] = 60,
+        database: Annotated[Path | None, typer.Option(help="The file to fill [geckosched-demo.db].")] = None,
+    ) -> None:
+        """Collect half an hour of a simulated market in half a minute, without a network."""
+        from .demo import run_demo
+
+        raise typer.Exit(run_demo(seconds, speed, database))

@@ -1,0 +1,217 @@
+"""`geckoterminal-trades`: every trade of the watched pools, and a loss for what got away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from datetime import timedelta
+from hashlib import blake2b
+from typing import Any
+
+from geckosched import Batch, Collector, ConfigError, RunContext, parse_duration
+
+from .client import BUDGET, ApiError, Client, GoneError, PlanLimitError, Settings
+from .rotation import DAY, Loss, TradeRotation
+from .rows import TradePage, trade_page
+from .watchlist import gone_batch, stored, watched
+
+__all__ = ["Trades", "next_pool"]
+
+KEYS = 20
+"""Trades of the last answer that are remembered, to see whether the next one reaches back to it."""
+
+AGAIN_AFTER = 120
+"""Seconds until a pool whose call failed is asked again."""
+
+REFUSED_AGAIN_AFTER = 3600
+"""Seconds until a pool that the API refuses (400, 422) is asked again."""
+
+URGENT_FILL = 0.5
+"""Windows full, as predicted, for which a run waits for its first call."""
+
+OVERFLOWING = 1.2
+"""Windows full, as predicted, for which a run waits for further calls."""
+
+LONGEST_RUN = 50
+"""Seconds after which a run starts no further call: the next slot is near, and others want some."""
+
+
+@dataclass
+class TradesOptions:
+    """Options of `geckoterminal-trades`.
+
+    Trades of at most `min_volume_usd` are left out. Every pool is asked at least once in
+    `max_wait`, which must be less than the 24 hours that the API shows.
+    """
+
+    min_volume_usd: float = 0
+    max_wait: timedelta = timedelta(hours=6)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.min_volume_usd, int | float) or not self.min_volume_usd >= 0:
+            raise ConfigError(f"min_volume_usd: {self.min_volume_usd!r} is no amount from 0 up")
+        self.max_wait = timedelta(microseconds=parse_duration(self.max_wait, "max_wait"))
+        if not timedelta(minutes=1) <= self.max_wait < timedelta(days=1):
+            raise ConfigError(f"max_wait: {self.max_wait} is not between 1m and 24h, which is all the API shows")
+
+
+class Trades(Collector):
+    """Poll the watched pools in the order in which their windows fill up.
+
+    Each pool is one transaction: its trades, and in the state the rotation, the newest keys by
+    which the next answer shows whether it reaches back to this one, and the pools that are gone.
+    """
+
+    name = "geckoterminal-trades"
+    every = "1m"
+    priority = 40
+    timeout = "5m"
+    budget = BUDGET
+    calls_per_run = 1
+    Options = TradesOptions
+
+    def collect(self, run: RunContext) -> Iterator[list[Batch] | None]:
+        """Yield one pool's rows after the other, as long as one is worth a call."""
+        settings = Settings.read(run.settings)
+        pools = watched(run, settings.network)
+        memory = _Memory.restore(
+            run.state,
+            _expected(run, settings.network, pools),
+            max_wait=run.options.max_wait.total_seconds(),
+        )
+        saved, calls = True, 0
+        with Client(run, settings) as client:
+            while pool := next_pool(run, memory.rotation, calls):
+                calls += 1
+                memory.rotation.defer(pool, _now(run) + AGAIN_AFTER)  # until it is observed
+                saved = False
+                with run.target(pool):
+                    batches = _poll(run, client, settings.network, pool, memory)
+                    memory.save(run.state)
+                    yield batches
+                    saved = True
+        if not saved:  # the last pool failed: remember when to ask it again
+            memory.save(run.state)
+            yield None
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What the collector knows, as it stands in `run.state`.
+
+    `keys` are the newest trades of each pool's last answer, as short hashes; `gone` is when a pool
+    was first found to be gone, in epoch seconds.
+    """
+
+    rotation: TradeRotation
+    keys: dict[str, list[str]]
+    gone: dict[str, float]
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Any], pools: Mapping[str, float], *, max_wait: float) -> _Memory:
+        """Read the state, forgetting pools that are not watched any more."""
+        keys, gone = state.get("keys", {}), state.get("gone", {})
+        return cls(
+            TradeRotation.restore(state.get("rotation", {}), pools, max_wait=max_wait),
+            {pool: keys[pool] for pool in pools if pool in keys},
+            {pool: gone[pool] for pool in pools if pool in gone},
+        )
+
+    def save(self, state: MutableMapping[str, Any]) -> None:
+        state["rotation"] = self.rotation.snapshot()
+        state["keys"] = self.keys
+        state["gone"] = self.gone
+
+    def observe(self, pool: str, now: float, page: TradePage) -> Loss | None:
+        """Take in an answer; return what it shows to be lost."""
+        shown = [_short_hash(key) for key in page.keys]
+        overlap = not set(self.keys.get(pool, ())).isdisjoint(shown)
+        if shown:
+            self.keys[pool] = shown[:KEYS]
+        return self.rotation.observe(pool, now, page.times, overlap)
+
+
+def next_pool(run: RunContext, rotation: TradeRotation, calls: int) -> str | None:
+    """Name the next pool to ask, after `calls` in this run.
+
+    A call that goes out at once is free for any pool that is worth one. Where there is none, a run
+    waits for one call, in front of all collectors of lower priority, if a pool's window is filling
+    up: were it to rely on free calls alone, those who come at a luckier moment of the minute would
+    leave it none. It waits for more only for pools that lose trades by now.
+    """
+    if run.stopping or run.now() - run.started_at > timedelta(seconds=LONGEST_RUN):
+        return None
+    now, free = _now(run), run.calls_free()
+    if free > 0:
+        picked = rotation.pick(now, free)
+    elif calls == 0:
+        picked = rotation.pick(now, 1, fill=URGENT_FILL)
+    else:
+        picked = rotation.pick(now, 1, fill=OVERFLOWING)
+        picked = [pool for pool in picked if rotation.fill(pool, now) >= OVERFLOWING]
+    return picked[0] if picked else None
+
+
+def _poll(run: RunContext, client: Client, network: str, pool: str, memory: _Memory) -> list[Batch]:
+    """Ask for one pool's trades; return what is to be stored."""
+    parameters = {}
+    if run.options.min_volume_usd:
+        parameters["trade_volume_in_usd_greater_than"] = run.options.min_volume_usd
+    try:
+        body = client.get("networks", network, "pools", pool, "trades", **parameters)
+    except GoneError:
+        now = _now(run)
+        run.log.info("%s is gone; asked again in a day", pool)
+        memory.rotation.defer(pool, now + DAY)
+        return [gone_batch(run, network, pool, memory.gone.setdefault(pool, now))]
+    except PlanLimitError as error:
+        run.log.info("%s: %s; asked again in a day", pool, error)
+        memory.rotation.defer(pool, _now(run) + DAY)
+        return []
+    except ApiError:
+        memory.rotation.defer(pool, _now(run) + REFUSED_AGAIN_AFTER)
+        raise
+    page = trade_page(body, network=network, pool=pool, run_id=run.id)
+    for row in page.bad:
+        run.problem(f"{pool} {row.where}", row.error)
+    batches = [_trades_batch(page)]
+    if memory.gone.pop(pool, None) is not None:
+        batches.append(gone_batch(run, network, pool, None))
+    if loss := memory.observe(pool, _now(run), page):
+        run.lost(pool, loss.count, loss.since, loss.until)
+    return batches
+
+
+def _now(run: RunContext) -> float:
+    return run.now().timestamp()
+
+
+def _expected(run: RunContext, network: str, pools: Iterable[str]) -> dict[str, float]:
+    """Return the trades a day that each pool had when another collector last saw it; else 0."""
+    known = stored(
+        run,
+        "SELECT pool.address AS address,"
+        " pool.transactions_h24_buys + pool.transactions_h24_sells AS trades"
+        " FROM gt_watchlist AS watched"
+        " JOIN gt_pools AS pool ON pool.network = watched.network AND pool.address = watched.address"
+        " WHERE watched.network = ? AND watched.removed_at IS NULL",
+        network,
+    )
+    trades: dict[str, Any] = {row["address"]: row["trades"] for row in known}
+    return {pool: trades.get(pool) or 0 for pool in pools}
+
+
+def _short_hash(key: tuple[str, int | str]) -> str:
+    """Shorten `(tx_hash, n)`: 20 keys against 300 trades coincide once in 700,000 answers."""
+    return blake2b(f"{key[0]}_{key[1]}".encode(), digest_size=4).hexdigest()
+
+
+def _trades_batch(page: TradePage) -> Batch:
+    return Batch(
+        "gt_trades",
+        page.rows,
+        pk=("network", "tx_hash", "n"),
+        on_conflict="ignore",
+        index=(("network", "pool", "block_timestamp"),),
+        stamp=("run_id",),
+    )

@@ -1,0 +1,153 @@
+"""A scheduler with the plugin in it, on a clock that stands still, over a loopback server."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import pytest
+
+from geckosched import Clock, CollectionScheduler, Run, SchedulerConfig
+from geckosched.testing import FakeClock
+
+START = datetime(2026, 9, 28, 20, 46, tzinfo=UTC)
+
+PLUGIN = "from geckosched_geckoterminal import register_collectors, register_commands\n"
+
+Answer = tuple[int, object]
+"""Status and body; bytes go over the wire as they are, all else as JSON."""
+
+
+class FakeApi:
+    """A loopback server that answers what a test told it to.
+
+    `answers` maps a path below `/api/v2` to an answer, or to a function of the query that returns
+    one; `calls` is what was asked, as (path, query). A path that no test named is a 404.
+    """
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer | Callable[[Mapping[str, str]], Answer]] = {}
+        self.calls: list[tuple[str, dict[str, str]]] = []
+        self.agents: set[str] = set()
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                parts = urlsplit(self.path)
+                path, query = unquote(parts.path), dict(parse_qsl(parts.query))
+                path = path.removeprefix("/api/v2/networks/solana")
+                api.calls.append((path, query))
+                api.agents.add(self.headers["User-Agent"])
+                found = api.answers.get(path, (404, {"errors": [{"title": "Not Found"}]}))
+                status, body = found(query) if callable(found) else found
+                content = body if isinstance(body, bytes) else json.dumps(body).encode()
+                self.send_response(status)
+                if status == 429:
+                    self.send_header("Retry-After", "0")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *args: object) -> None:
+                """Keep quiet."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self.base_url = f"http://127.0.0.1:{self._server.server_port}/api/v2"
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def asked(self, path: str) -> int:
+        """Return how often a path was asked."""
+        return sum(path == each for each, _ in self.calls)
+
+
+class House:
+    """A scheduler with the plugin in it that runs what a test asks for, and nothing else."""
+
+    def __init__(
+        self,
+        database: Path,
+        base_url: str,
+        collectors: Mapping[str, Mapping[str, Any]],
+        clock: Clock,
+    ) -> None:
+        plugin = database.parent / "geckoterminal.py"
+        plugin.write_text(PLUGIN)
+        self.clock = clock
+        self.database = database
+        self.scheduler = CollectionScheduler(SchedulerConfig(database=str(database)), clock=clock)
+        self.scheduler.load_plugins(
+            only=[],
+            load=[plugin],
+            settings={"geckoterminal": {"base_url": base_url}},
+            collectors={f"geckoterminal-{name}": table for name, table in collectors.items()},
+        )
+
+    def run(self, name: str) -> Run:
+        """Run a collector once, now."""
+        run = self.scheduler.execute_collector_now(f"geckoterminal-{name}", timeout=600)
+        assert run is not None
+        return run
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, in which nothing runs."""
+        assert isinstance(self.clock, FakeClock)
+        self.clock.advance(seconds)
+
+    def rows(self, sql: str, *parameters: object) -> list[dict[str, Any]]:
+        """Read from the store."""
+        connection = sqlite3.connect(self.database)
+        connection.row_factory = sqlite3.Row
+        try:
+            return [dict(row) for row in connection.execute(sql, parameters)]
+        finally:
+            connection.close()
+
+    def state(self, name: str) -> dict[str, Any]:
+        """Return a job's stored state."""
+        (row,) = self.rows("SELECT state FROM geckosched_jobs WHERE job_id = ?", f"geckoterminal-{name}")
+        return dict(json.loads(row["state"]))
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(START)
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    api = FakeApi()
+    api.start()
+    yield api
+    api.close()
+
+
+@pytest.fixture
+def house(tmp_path: Path, api: FakeApi, clock: FakeClock) -> Callable[..., House]:
+    """Return a function that opens a house over the API; its keywords are the collectors' options.
+
+    `base_url` and `clock` may name others than the fixtures'.
+    """
+
+    def open_house(*, base_url: str = api.base_url, clock: Clock = clock, **collectors: Mapping[str, Any]) -> House:
+        tables = {name.replace("_", "-"): table for name, table in collectors.items()}
+        return House(tmp_path / "test.db", base_url, tables, clock)
+
+    return open_house

@@ -1,0 +1,248 @@
+"""Recorded answers are understood field by field, and a recorded day is collected whole.
+
+The recordings are not part of the package; without them these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from geckosched_geckoterminal.replay import ReplayMarket
+from geckosched_geckoterminal.rows import (
+    TIMEFRAMES,
+    WINDOWS,
+    bare,
+    candle_page,
+    pool_page,
+    trade_page,
+)
+from geckosched_geckoterminal.simulator import Simulator
+
+from geckosched import Outcome
+from geckosched.testing import FakeClock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import FakeApi, House
+
+SAMPLES = Path(__file__).resolve().parents[4] / "shared/geckoterminal/samples"
+
+pytestmark = pytest.mark.skipif(not SAMPLES.is_dir(), reason="the recorded responses are not beside this checkout")
+
+AT = datetime(2026, 9, 28, 20, 46, tzinfo=UTC)
+
+TRADES = ["trades_solana_2026_3of300.json", "trades_solana_300_2025-08-28.json"]
+
+POOLS = {
+    "dex_pools_eth_sushiswap_2023.json": "eth",
+    "dex_pools_solana_heaven_2025_PARTIAL.json": "solana",
+    "new_pools_eth_2024.json": "eth",
+    "new_pools_solana_2026_3rows_cdn_hit.json": "solana",
+    "new_pools_solana_include_2025-09-08.json": "solana",
+    "new_pools_solana_include_2025-09-09.json": "solana",
+    "pool_solana_include_composition_2026.json": "solana",
+    "pools_multi_solana_2026_3of30.json": "solana",
+    "top_pools_eth_include_2023.json": "eth",
+}
+
+CANDLES = {
+    "ohlcv_day1_solana_UNEMPLOYED_2025-09-16_REBUILT.json": "1d",
+    "ohlcv_day_eth_wsteth_2026_60of184.json": "1d",
+    "ohlcv_hour12_solana_UNEMPLOYED_2025-09-16_REBUILT.json": "12h",
+    "ohlcv_hour1_solana_UNEMPLOYED_2025-09-16_REBUILT.json": "1h",
+    "ohlcv_hour4_before_ts_solana_2026_3of1000.json": "4h",
+    "ohlcv_hour4_solana_UNEMPLOYED_2025-09-16_REBUILT.json": "4h",
+    "ohlcv_hour_solana_2025-08-30.json": "1h",
+    "ohlcv_minute15_solana_2025-08-28.json": "15m",
+    "ohlcv_minute15_solana_UNEMPLOYED_2025-09-16_REBUILT.json": "15m",
+    "ohlcv_minute1_solana_2026_3of48.json": "1m",
+    "ohlcv_minute1_solana_UNEMPLOYED_2025-09-16_REBUILT.json": "1m",
+    "ohlcv_minute5_solana_UNEMPLOYED_2025-09-16_REBUILT.json": "5m",
+}
+
+
+def sample(name: str) -> Any:
+    return json.loads((SAMPLES / name).read_text())
+
+
+def null(value: object) -> object:
+    return None if value in ("NaN", "", None) else value
+
+
+@pytest.mark.parametrize("name", TRADES)
+def test_every_field_of_a_recorded_trade_is_stored(name: str) -> None:
+    body = sample(name)
+    page = trade_page(body, network="solana", pool="P", run_id=1)
+    assert not page.bad
+    assert len(page.rows) == len(page.times) == len(body["data"])
+    for row, raw in zip(page.rows, body["data"], strict=True):
+        attributes = raw["attributes"]
+        assert {key: row[key] for key in attributes} == {key: null(value) for key, value in attributes.items()}
+        whole = "_".join(("solana", str(row["block_number"]), row["tx_hash"], str(row["n"])))
+        assert raw["id"].rpartition("_")[0] == whole
+        side = "to" if attributes["kind"] == "buy" else "from"
+        assert row["price_usd"] == attributes[f"price_{side}_in_usd"]
+        assert row.keys() - attributes.keys() == {"network", "n", "pool", "price_usd", "run_id"}
+    assert len(set(page.keys)) == len(page.keys)
+    expected = [raw["attributes"]["block_timestamp"] for raw in body["data"]]
+    shown = [f"{datetime.fromtimestamp(time, UTC):%Y-%m-%dT%H:%M:%SZ}" for time in page.times]
+    assert shown == sorted(expected, reverse=True)
+
+
+def flat(attributes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Join names of nested attributes by underscores."""
+    for name, value in attributes.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}_")
+        else:
+            yield f"{prefix}{name}", null(value)
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_every_field_of_a_recorded_pool_is_stored(name: str) -> None:
+    network, body = POOLS[name], sample(name)
+    elements = body["data"] if isinstance(body["data"], list) else [body["data"]]
+    page = pool_page(body, network=network, at=AT, run_id=1)
+    assert not page.bad
+    assert len(page.pools) == len(page.snapshots) == len(elements)
+    fixed = {"name", "pool_name", "pool_created_at"}
+    for row, snapshot, raw in zip(page.pools, page.snapshots, elements, strict=True):
+        attributes = dict(flat(raw["attributes"]))
+        assert {key: row[key] for key in attributes} == attributes
+        for key in row.keys() - attributes.keys():
+            if key in ("base_token", "quote_token", "dex"):
+                assert row[key] == bare(network, raw["relationships"][key]["data"]["id"])
+            elif key not in ("network", "run_id"):
+                assert row[key] is None, key
+        assert f"{row['network']}_{row['address']}" == raw["id"]
+        figures = attributes.keys() - fixed
+        assert {key: snapshot[key] for key in figures} == {key: attributes[key] for key in figures}
+        assert snapshot["at"] == AT
+        assert {f"volume_usd_{window}" for window in WINDOWS} <= row.keys()
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_every_field_of_a_recorded_included_token_is_stored(name: str) -> None:
+    network, body = POOLS[name], sample(name)
+    tokens = [raw for raw in body.get("included", []) if raw["type"] == "token"]
+    page = pool_page(body, network=network, at=AT, run_id=1)
+    assert len(page.tokens) == len(tokens)
+    for row, raw in zip(page.tokens, tokens, strict=True):
+        expected = {key: null(value) for key, value in raw["attributes"].items()}
+        assert row == expected | {"network": network, "run_id": 1}
+        assert f"{network}_{row['address']}" == raw["id"]
+
+
+@pytest.mark.parametrize("name", CANDLES)
+def test_every_recorded_candle_is_stored(name: str) -> None:
+    timeframe, body = TIMEFRAMES[CANDLES[name]], sample(name)
+    listed = body["data"]["attributes"]["ohlcv_list"]
+    now = listed[0][0] + timeframe.step + 59.0  # one second too early for the newest
+    page = candle_page(body, network="solana", pool="P", timeframe=timeframe, at=now, run_id=1)
+    assert not page.bad
+    expected = {candle[0]: candle[1:] for candle in listed}  # the later element wins
+    figures = ("open", "high", "low", "close", "volume")
+    assert {row["ts"]: [row[key] for key in figures] for row in page.rows} == expected
+    assert [row["ts"] for row in page.rows] == sorted(expected, reverse=True)
+    assert [row["final"] for row in page.rows] == [0] + [1] * (len(expected) - 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(path.name for path in SAMPLES.glob("error_*.json")),
+)
+def test_every_recorded_error_has_its_consequence(house: Callable[..., House], api: FakeApi, name: str) -> None:
+    """404 and 401 are no errors, 429 closes the budget, all others are the target's problem."""
+    body, status = sample(name), int(name.split("_")[1])
+    api.answers["/pools/A/trades"] = (status, body)
+    home = house(watchlist={"pools": ["A"]})
+    home.run("watchlist")
+    run = home.run("trades")
+    outcomes = {401: Outcome.SUCCEEDED, 404: Outcome.SUCCEEDED, 429: Outcome.RATE_LIMITED}
+    assert run.outcome == outcomes.get(status, Outcome.FAILED)
+    assert run.calls == 1
+    if run.outcome == Outcome.FAILED:
+        assert body["errors"][0]["title"] in (run.detail or "")
+
+
+# A recorded day
+
+
+class Recorder(Simulator):
+    """A simulator that remembers the trades that it showed: their ids, by pool."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.shown: dict[str, set[str]] = {}
+        self.polls: dict[str, list[int]] = {}
+
+    def reply(self, url: str, client: str, user_agent: str) -> Any:
+        reply = super().reply(url, client, user_agent)
+        if url.partition("?")[0].endswith("/trades") and reply.status == 200:
+            pool = url.split("/")[-2]
+            trades = json.loads(reply.body)["data"]
+            self.shown.setdefault(pool, set()).update(trade["id"] for trade in trades)
+            self.polls.setdefault(pool, []).append(self.clock.now() // 1_000_000)
+        return reply
+
+
+PAUSES = [600, 600, 900, 600, 1800, 600, 7200, 600, 1200, 600, 600, 2700]
+"""Seconds between runs: short ones, and some in which more than 300 trades pass in a busy hour."""
+
+
+def test_a_recorded_day_is_stored_once_and_every_gap_is_a_loss(
+    house: Callable[..., House],
+) -> None:
+    """Trades appear 2 to 61 s late and out of order. Each one shown is stored once, at its time.
+
+    Each one that came and went between two polls lies within the span of a loss.
+    """
+    with gzip.open(SAMPLES / "series/trades_data_2025-09-16.json.gz") as file:
+        recorded = json.load(file)
+    market = ReplayMarket(SAMPLES / "series")
+    clock = FakeClock(datetime.fromtimestamp(market.begins + 60, UTC))
+    pools = sorted({bare("solana", row["pool_id"]) for row in recorded})
+    with Recorder(market, clock) as simulator:
+        home = house(watchlist={"pools": pools}, base_url=simulator.base_url, clock=clock)
+        home.run("watchlist")
+        for turn in range(72):
+            assert home.run("trades").outcome == Outcome.SUCCEEDED
+            home.advance(PAUSES[turn % len(PAUSES)])
+
+    stored = home.rows("SELECT * FROM gt_trades")
+    shown = set().union(*simulator.shown.values())
+    raw = {row["id"].rpartition("_")[0]: row for row in recorded}
+    assert len(stored) == len(shown) > 3000
+    for row in stored:
+        key = "_".join(("solana", str(row["block_number"]), row["tx_hash"], str(row["n"])))
+        wall = raw.pop(key)["block_timestamp"][:19]  # its -06:00 is wrong (INDEX.md)
+        assert row["block_timestamp"] == f"{wall}Z"
+
+    missed = []
+    for row in raw.values():
+        pool, visible = bare("solana", row["pool_id"]), int(row["id"].rpartition("_")[2])
+        polls = simulator.polls[pool]
+        if polls[0] < visible <= polls[-1]:
+            missed.append((pool, f"{row['block_timestamp'][:19]}.000000Z"))
+    losses = home.rows('SELECT target, count, since, "until" FROM geckosched_losses')
+    assert len(missed) > 300
+    hits = [0] * len(losses)
+    for pool, time in missed:
+        within = [
+            place
+            for place, loss in enumerate(losses)
+            if loss["target"] == pool and loss["since"] <= time <= loss["until"]
+        ]
+        assert within, f"{time} of {pool} was lost and is in no loss"
+        for place in within:
+            hits[place] += 1
+    assert all(hits), "a loss in which nothing was lost"
+    counted = sum(loss["count"] for loss in losses)
+    assert 0.5 < counted / len(missed) < 2
