@@ -16,7 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from geckosched import Batch, CollectionScheduler, Outcome, Run, RunContext, collector
+from geckosched import Batch, CollectionScheduler, GeckoschedError, Outcome, Run, RunContext, collector
 
 Collect = Callable[[RunContext], Any]
 PATIENCE = 3.0  # seconds (real ones, whatever the scheduler's clock says) until a run that should have ended is given up
@@ -28,6 +28,7 @@ class Begun:
     def __init__(self) -> None:
         self.ended = threading.Event()
         self.run: Run | None = None
+        self.error: GeckoschedError | None = None
 
 
 class Workbench:
@@ -49,7 +50,7 @@ class Workbench:
         """Run the job once, with this `collect`, to its end."""
         begun = self.begin(collect)
         assert begun.ended.wait(PATIENCE), "the run never ended"
-        assert begun.run is not None
+        assert begun.run is not None, begun.error
         assert begun.run.outcome is not None
         assert begun.run.finished_at is not None
         return begun.run
@@ -62,8 +63,9 @@ class Workbench:
         def wait() -> None:
             try:
                 begun.run = self.scheduler.execute_collector_now("bench")
-            finally:
-                begun.ended.set()
+            except GeckoschedError as error:
+                begun.error = error
+            begun.ended.set()
 
         threading.Thread(target=wait, name="bench", daemon=True).start()
         return begun
