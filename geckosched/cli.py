@@ -14,6 +14,7 @@ import difflib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -154,6 +155,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def geckosched(
     ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False
 ) -> None:
+    """Answer `--version`, and with nothing asked for show what can be."""
     if version:
         typer.echo(f"geckosched {__version__}")
         raise typer.Exit
@@ -250,7 +252,7 @@ def trigger(
 @app.command()
 def runs(
     job_or_id: Annotated[str | None, typer.Argument(metavar="[JOB or ID]", help="One job's runs, or one run.")] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1_000_000, help="At most so many.")] = 20,
     failed: Annotated[bool, typer.Option("--failed", help="Only runs that failed.")] = False,
     as_json: AsJson = False,
     config: Config = None,
@@ -258,9 +260,9 @@ def runs(
 ) -> None:
     """Show the history, newest first; one run with its traceback."""
     scheduler = CollectionScheduler(_configure(config, database).scheduler)
-    run_id = int(job_or_id) if job_or_id is not None and job_or_id.isdecimal() else None
+    run_id = int(job_or_id) if job_or_id is not None and re.fullmatch("[0-9]{1,18}", job_or_id) else None
     if run_id is not None:
-        found = [scheduler.get_run(run_id)]
+        found = _one_run(scheduler, run_id)
     else:
         found = _failed_runs(scheduler, job_or_id, limit) if failed else scheduler.get_runs(job_or_id, limit)
     now = datetime.now(UTC)
@@ -299,6 +301,13 @@ def _expect_job(name: str, found: Status, not_scheduled: Mapping[str, str]) -> N
 
 def _has_failed(run: Run) -> bool:
     return run.outcome is not None and run.outcome not in _GOOD
+
+
+def _one_run(scheduler: CollectionScheduler, run_id: int) -> list[Run]:
+    try:
+        return [scheduler.get_run(run_id)]
+    except UnknownJob as error:
+        raise _UsageError(f"no run has the id {run_id}") from error
 
 
 def _failed_runs(scheduler: CollectionScheduler, job: str | None, limit: int) -> list[Run]:

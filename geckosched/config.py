@@ -1,11 +1,11 @@
-"""Read ``geckosched.toml`` into the values that the core takes.
+"""Read `geckosched.toml` into the values that the core takes.
 
-The way of a file: find it (:func:`find_configuration`), parse it, check every table against its pydantic model,
-and hand back a frozen :class:`Configuration`. What stands in ``[collectors.X]`` beside our own keys belongs to
-the collector, whose ``Options`` are known only when its plugin is loaded: the core then calls
-:func:`read_options`.
+The way of a file: find it (`find_configuration`), parse it, check every table against its pydantic model,
+and hand back a frozen `Configuration`. What stands in `[collectors.X]` beside our own keys belongs to
+the collector, whose `Options` are known only when its plugin is loaded: the core then calls
+`read_options`.
 
-Whatever is wrong with a file is one :class:`~geckosched.core.ConfigError` of one line that says where (file,
+Whatever is wrong with a file is one `ConfigError` of one line that says where (file,
 table, key), what was found and what is allowed::
 
     geckosched.toml: [collectors.weather] evry: unknown key, did you mean "every"?
@@ -39,6 +39,7 @@ from geckosched.core import (
     CollectionScheduler,
     ConfigError,
     SchedulerConfig,
+    _one_line,
     parse_at,
     parse_duration,
 )
@@ -58,7 +59,7 @@ DEFAULT_FILE = Path("geckosched.toml")
 
 Table = Mapping[str, Any]
 
-# -- What may stand in which table -----------------------------------------------------------------------------
+# -- What may stand in which table -------------------------------------------------------------------------------------
 
 
 def _duration(value: object, *, zero: bool = False) -> object:
@@ -117,9 +118,7 @@ class _BudgetTable(_Table):
 
 
 class _CollectorTable(_Table):
-    """Our part of ``[collectors.X]``; the rest is the collector's Options."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
+    """Our part of `[collectors.X]`; the rest is the collector's Options."""
 
     use: str = ""
     every: _Duration = ""
@@ -134,15 +133,15 @@ class _CollectorTable(_Table):
 _TABLES = ("scheduler", "plugins", "budgets", "collectors")
 
 
-# -- The result ------------------------------------------------------------------------------------------------
+# -- The result --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """What a configuration says, checked as far as it can be without loading a plugin.
 
-    ``collectors`` maps job ids to their tables as they stand in the file, ours and the collector's options
-    together; ``plugin_settings`` maps plugin names to theirs. ``path`` is None without a file.
+    `collectors` maps job ids to their tables as they stand in the file, ours and the collector's options
+    together; `plugin_settings` maps plugin names to theirs. `path` is None without a file.
     """
 
     path: Path | None = None
@@ -194,7 +193,7 @@ class Configuration:
 
 
 def find_configuration(named: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Return the file to read: ``named``, else ``GECKOSCHED_CONFIG``, else ``./geckosched.toml`` if it is there.
+    """Return the file to read: `named`, else `GECKOSCHED_CONFIG`, else `./geckosched.toml` if it is there.
 
     A file that somebody named and that is missing is an error; having none at all is not.
     """
@@ -211,7 +210,7 @@ def find_configuration(named: Path | None = None, environ: Mapping[str, str] = o
 
 
 def load_configuration(named: Path | None = None, environ: Mapping[str, str] = os.environ) -> Configuration:
-    """Read and check the configuration that :func:`find_configuration` finds."""
+    """Read and check the configuration that `find_configuration` finds."""
     only = environ.get("GECKOSCHED_LOAD_PLUGINS")
     only_plugins = tuple(name.strip() for name in only.split(",") if name.strip()) if only else None
     path = find_configuration(named, environ)
@@ -243,7 +242,7 @@ def load_configuration(named: Path | None = None, environ: Mapping[str, str] = o
 def find_database(named: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path | None:
     """Return the database that a configuration names although something in it is wrong, else None.
 
-    For ``geckosched status``, which has something to show while an operator is still mending the file.
+    For `geckosched status`, which has something to show while an operator is still mending the file.
     """
     try:
         path = find_configuration(named, environ)
@@ -296,7 +295,7 @@ def _read_budgets(path: Path, tables: Table) -> dict[str, Budget]:
 
 
 def _check_collector(table: Table, where: str) -> None:
-    ours = _read_table(_CollectorTable, table, where)
+    ours = _read_table(_CollectorTable, {key: table[key] for key in table if key in OUR_OPTIONS}, where)
     try:
         if "at" in table:  # without `every` the collector's own interval counts, which is judged at registration
             parse_at(ours.at, parse_duration(ours.every or "1d"))
@@ -305,7 +304,7 @@ def _check_collector(table: Table, where: str) -> None:
 
 
 def _read_plugins(path: Path, table: Table) -> tuple[_PluginsTable, Mapping[str, Table]]:
-    """Part ``[plugins]`` into our keys and the plugins' own tables, which are theirs to check."""
+    """Part `[plugins]` into our keys and the plugins' own tables, which are theirs to check."""
     settings: dict[str, Table] = {name: value for name, value in table.items() if isinstance(value, dict)}
     for key in _PluginsTable.model_fields:
         if key in settings:
@@ -314,16 +313,16 @@ def _read_plugins(path: Path, table: Table) -> tuple[_PluginsTable, Mapping[str,
     return _read_table(_PluginsTable, ours, f"{path}: [plugins]"), settings
 
 
-# -- A collector's options -------------------------------------------------------------------------------------
+# -- A collector's options ---------------------------------------------------------------------------------------------
 
 
 def read_options(options_type: type, table: Table, where: str, *, folder: Path = Path()) -> Any:
-    """Build a collector's ``Options`` from the keys of its table that are not ours.
+    """Build a collector's `Options` from the keys of its table that are not ours.
 
-    Values must have the field's declared type: text, whole and other numbers, true and false, ``timedelta`` (a
-    duration such as "6h"), ``Path`` (relative to ``folder``, the configuration's), ``Literal``, and optional
-    values, lists and dicts of these. Unknown and missing keys, wrong types and whatever ``__post_init__`` objects
-    to raise ConfigError; its text begins with ``where``, and an unknown key is compared with our keys too.
+    Values must have the field's declared type: text, whole and other numbers, true and false, `timedelta` (a
+    duration such as "6h"), `Path` (relative to `folder`, the configuration's), `Literal`, and optional
+    values, lists and dicts of these. Unknown and missing keys, wrong types and whatever `__post_init__` objects
+    to raise ConfigError; its text begins with `where`, and an unknown key is compared with our keys too.
     """
     fields = {each.name: each for each in dataclasses.fields(options_type) if each.init}
     for key in table:
@@ -334,35 +333,31 @@ def read_options(options_type: type, table: Table, where: str, *, folder: Path =
         if required and name not in table:
             raise ConfigError(f"{where} {name}: missing; the collector needs it")
     values = {}
-    for key, adapter in _option_adapters(options_type, folder, where).items():
-        if key in table:
-            try:
-                # As JSON, which has TOML's types, so that strict means strict and a list can still be a tuple.
-                values[key] = adapter.validate_json(json.dumps(table[key], default=str), strict=True)
-            except ValidationError as error:
-                raise ConfigError(f"{where} {_first_error(error, {key: table[key]}, (key,))}") from error
+    for key, adapter in _option_adapters(options_type, table, folder, where).items():
+        try:
+            # As JSON, which has TOML's types, so that strict means strict and a list can still be a tuple.
+            values[key] = adapter.validate_json(json.dumps(table[key], default=str), strict=True)
+        except ValidationError as error:
+            raise ConfigError(f"{where} {_first_error(error, {key: table[key]}, (key,))}") from error
     try:
         return options_type(**values)
-    except Exception as error:
-        said = _one_line(error)
+    except (Exception, SystemExit) as error:  # __post_init__ is plugin code
+        said = _one_line(error).removeprefix("ValueError: ").removeprefix("ConfigError: ")
         raise ConfigError(f"{where}{'' if said.partition(':')[0] in fields else ':'} {said}") from error
 
 
-def _option_adapters(options_type: type, folder: Path, where: str) -> dict[str, TypeAdapter[Any]]:
-    """Return what reads each field; the types are the plugin author's, so they can be wrong, too."""
-    adapters: dict[str, TypeAdapter[Any]] = {}
+def _option_adapters(options_type: type, keys: Iterable[str], folder: Path, where: str) -> dict[str, TypeAdapter[Any]]:
+    """Return what reads each of the fields; the types are the plugin author's, so they can be wrong, too."""
     try:
         hints = typing.get_type_hints(options_type, include_extras=True)
-        for each in dataclasses.fields(options_type):
-            adapters[each.name] = TypeAdapter(_as_in_toml(hints[each.name], folder))
+        return {key: TypeAdapter(_as_in_toml(hints[key], folder)) for key in keys}
     except (PydanticUserError, PydanticUndefinedAnnotation, NameError, TypeError) as error:
         text = f"the types of {options_type.__qualname__} can't be read: {_one_line(error)}"
         raise ConfigError(f"{where}: {text}") from error
-    return adapters
 
 
 def _as_in_toml(hint: Any, folder: Path) -> Any:
-    """Return the type with every ``timedelta`` in it read as a duration, every ``Path`` relative to ``folder``."""
+    """Return the type with every `timedelta` in it read as a duration, every `Path` relative to `folder`."""
     if hint is timedelta:
         return Annotated[timedelta, BeforeValidator(_to_timedelta)]
     if hint is Path:
@@ -380,7 +375,7 @@ def _to_timedelta(value: object) -> object:
     return timedelta(microseconds=parse_duration(_duration(value)))
 
 
-# -- Errors in one line ----------------------------------------------------------------------------------------
+# -- Errors in one line ------------------------------------------------------------------------------------------------
 
 _Model = TypeVar("_Model", bound=_Table)
 
@@ -396,7 +391,7 @@ _ALLOWED = {
 
 def _read_table(model: type[_Model], table: Table, where: str) -> _Model:
     for key in table:
-        if key not in model.model_fields and model.model_config["extra"] == "forbid":
+        if key not in model.model_fields:
             raise ConfigError(f"{where} {key}: {_unknown_key(key, model.model_fields)}")
     try:
         return model.model_validate(dict(table))
@@ -460,8 +455,3 @@ def _found(value: object) -> str:
         return str(value)
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _one_line(error: Exception) -> str:
-    said = " ".join(str(error).split())
-    return said if said and isinstance(error, ValueError) else f"{type(error).__name__}: {said}".rstrip(": ")

@@ -404,7 +404,7 @@ HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 WEEK = 7 * DAY
 
-_EPOCH = datetime(1970, 1, 1)
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - schedule's next_run is naive
 _EPOCH_UTC = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -734,7 +734,7 @@ class Breaker:
     """
 
     __slots__ = ("_pause", "consecutive_errors", "consecutive_rate_limits", "delay", "longest", "opened_at", "retry_at",
-                 "state", "threshold")  # fmt: skip
+                 "state", "threshold")
 
     def __init__(self, threshold: int, delay: int, longest: int) -> None:
         self.threshold = threshold
@@ -916,7 +916,7 @@ class Ledger:
     def dump(self) -> str:
         """Return the ledger as JSON, for `geckosched_budgets.calls`."""
         return json.dumps({"places": list(self._places.values()), "due": self._due, "refusal": self._refusal,
-                           "closed_for": self._closed_for})  # fmt: skip
+                           "closed_for": self._closed_for})
 
     def load(self, calls: str, closed_until: int, now: int) -> None:
         """Take up a stored ledger. A call whose answer nobody saw may have been sent until now."""
@@ -965,8 +965,8 @@ class Collector:
     calls_per_run: int | Callable[[Any], int] = 0
 
     def collect(self, run: RunContext) -> Any:
-        """Yield batches (each yield is one transaction, and returns when it is committed), or return batches or None."""
-        raise ConfigError(f"{type(self).__name__} has no collect(run)")
+        """Yield batches (each yield is one transaction, and returns when it is committed), or return them, or None."""
+        raise ConfigError(f"{type(self).__name__} has no collect(run) for job {run.job_id}")
 
 
 class FunctionCollector(Collector):
@@ -998,7 +998,7 @@ def collector(
     """Make a collector of a function `f(run)`; the keywords are the attributes of `Collector`."""
     settings = {"name": name, "every": every, "Options": options, "timeout": timeout, "priority": priority,
                 "max_consecutive_errors": max_consecutive_errors, "budget": budget,
-                "calls_per_run": calls_per_run}  # fmt: skip
+                "calls_per_run": calls_per_run}
     return lambda function: FunctionCollector(function, **settings)
 
 
@@ -1176,7 +1176,7 @@ def state_text(state: Any) -> str:
     except (TypeError, ValueError, RecursionError):
         pass  # said below, with the key
     raise YieldRefused(f"run.state{_unfaithful(state)}: JSON would change it, allowed are dicts with text keys, "
-                       "lists, text, finite numbers, bools and None")  # fmt: skip
+                       "lists, text, finite numbers, bools and None")
 
 
 def _unfaithful(value: Any, path: str = "") -> str:
@@ -1223,10 +1223,10 @@ class RunPort(Protocol):
 class RunContext:
     """The `run` that a collector gets: who it is, what it knows, and everything it may ask for."""
 
-    def __init__(self, port: RunPort, *, id: int, job_id: str, reason: Reason, scheduled_for: int | None,
+    def __init__(self, port: RunPort, *, run_id: int, job_id: str, reason: Reason, scheduled_for: int | None,
                  started_at: int, options: Any, settings: Mapping[str, Any], budget: Budget | None,
-                 saved_state: str) -> None:  # fmt: skip
-        self.id = id
+                 saved_state: str) -> None:
+        self.id = run_id
         self.job_id = job_id
         self.reason = reason
         self.scheduled_for = None if scheduled_for is None else to_datetime(scheduled_for)
@@ -1393,7 +1393,7 @@ class CollectorRegistry:
         self._manager.add_hookspecs(HookSpecifications)
 
     def load_entry_points(self, only: Iterable[str] | None, disable: Iterable[str],
-                          settings: Mapping[str, Mapping[str, Any]]) -> None:  # fmt: skip
+                          settings: Mapping[str, Mapping[str, Any]]) -> None:
         """Load the installed plugins in the order of their names; `disable` and `only` act before an import."""
         found = sorted(importlib.metadata.entry_points(group="geckosched"), key=lambda entry: (entry.name, entry.value))
         wanted = None if only is None else set(only)
@@ -1421,7 +1421,7 @@ class CollectorRegistry:
             raise PluginError(f"plugin {plugin}: {hook}: {_one_line(error)}") from error
 
     def _add(self, name: str, load: Callable[[], Any], settings: Mapping[str, Any],
-             distribution: tuple[str | None, str | None]) -> str:  # fmt: skip
+             distribution: tuple[str | None, str | None]) -> str:
         taken = name in self.plugins
         if taken:
             name = f"{name} ({distribution[0] or len(self.plugins)})"
@@ -1504,20 +1504,20 @@ _JOB_COLUMNS: dict[str, Any] = {
     "opened_at": str, "retry_at": str, "next_run_at": str, "last_run_id": int, "last_scheduled_for": str,
     "last_success_at": str, "last_sign_at": str, "last_failure_id": int, "last_rows_at": str, "runs": int, "errors": int,
     "rows": int, "missed": int, "lost": int, "seconds": float, "abandoned": int, "retired_at": str,
-}  # fmt: skip
+}
 _RUN_COLUMNS: dict[str, Any] = {
     "id": int, "job_id": str, "reason": str, "scheduled_for": str, "started_at": str, "finished_at": str, "outcome": str,
     "rows": int, "calls": int, "missed": int, "lost": int, "detail": str, "error_type": str, "error": str,
     "traceback": str, "instance_id": str,
-}  # fmt: skip
+}
 _REQUEST_COLUMNS: dict[str, Any] = {
     "id": int, "action": str, "job_id": str, "arguments": str, "requested_at": str, "requested_by": str,
     "answered_at": str, "answer": str, "run_id": int,
-}  # fmt: skip
+}
 _INSTANCE_COLUMNS: dict[str, Any] = {
     "id": str, "pid": int, "host": str, "version": str, "started_at": str, "heartbeat_at": str, "stopped_at": str,
     "abandoned": int, "plugins": str,
-}  # fmt: skip
+}
 
 
 _MIGRATIONS = ("m001_first_schema",)
@@ -1532,7 +1532,7 @@ def _migrations() -> Any:
     @migrations()
     def m001_first_schema(db: Any) -> None:
         zeros = dict.fromkeys(("consecutive_errors", "consecutive_rate_limits", "runs", "errors", "rows", "missed",
-                               "lost", "abandoned"), 0)  # fmt: skip
+                               "lost", "abandoned"), 0)
         db["geckosched_jobs"].create(
             _JOB_COLUMNS, pk="job_id", defaults={**zeros, "seconds": 0.0, "state": "{}", "breaker": "closed"})
         db["geckosched_runs"].create(_RUN_COLUMNS, pk="id", defaults=dict.fromkeys(("rows", "calls", "missed", "lost"), 0))
@@ -1592,7 +1592,7 @@ class Store:
         """Open read-only: sees all that is committed, writes nothing. Raises StoreError if there is no file."""
         try:
             connection = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=5.0, isolation_level=None,
-                                         check_same_thread=False)  # fmt: skip
+                                         check_same_thread=False)
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA query_only=ON")
         except sqlite3.Error as error:
@@ -1618,12 +1618,12 @@ class Store:
         """Leave a request for the leader; returns its id."""
         who = f"{os.getpid()}@{socket.gethostname()}"
         return self._request("INSERT INTO geckosched_requests (action, job_id, arguments, requested_at, requested_by) "
-                             "VALUES (?,?,?,?,?)", (action, job_id, json.dumps(arguments), to_text(now), who))  # fmt: skip
+                             "VALUES (?,?,?,?,?)", (action, job_id, json.dumps(arguments), to_text(now), who))
 
     def expire(self, request: int, now: int) -> bool:
         """Take back a request that nobody answered; False if somebody did after all."""
         return bool(self._request("UPDATE geckosched_requests SET answered_at=?, answer='expired' WHERE id=? "
-                                  "AND answered_at IS NULL", (to_text(now), request), count=True))  # fmt: skip
+                                  "AND answered_at IS NULL", (to_text(now), request), count=True))
 
     def _request(self, sql: str, params: Sequence[Any], *, count: bool = False) -> int:
         try:
@@ -1670,7 +1670,8 @@ class Message:
     __slots__ = ()
 
     def write(self, writer: Writer) -> None:
-        raise GeckoschedError("a message writes something")
+        """Write it, on the writer's connection."""
+        raise StoreError(f"{type(self).__name__} has nothing to write to {writer}")
 
     def done(self) -> None:
         """Tell whoever waits. Must neither wait nor raise."""
@@ -1931,7 +1932,7 @@ def _job_status(row: sqlite3.Row, now: int, leader_since: int | None, broken: bo
         last_success_at=moment("last_success_at"), last_rows_at=moment("last_rows_at"), last_error=row["last_error"],
         runs=row["runs"], errors=row["errors"], success_rate=row["success_rate"], rows=row["rows"], lost=row["lost"],
         missed=row["missed"],
-    )  # fmt: skip
+    )
 
 
 # ======================================================================================================================
@@ -2065,10 +2066,10 @@ class Execution:
 
     __slots__ = ("abandoned", "asked_at", "closed", "context", "id", "job", "lead", "missed", "reason", "rows",
                  "scheduled_for", "service", "started_at", "started_monotonic", "stop", "thread", "waited", "waiters", "waiting_since",
-                 "wake")  # fmt: skip
+                 "wake")
 
     def __init__(self, lead: Lead, job: Job, run_id: int, reason: Reason, scheduled_for: int | None, missed: int,
-                 waiters: list[Waiter]) -> None:  # fmt: skip
+                 waiters: list[Waiter]) -> None:
         self.lead = lead
         self.job = job
         self.id = run_id
@@ -2100,9 +2101,9 @@ class Execution:
         self.waited, self.waiting_since = self.lead.clock.monotonic() - self.started_monotonic, None
         self.thread = threading.get_ident()
         self.context = context = RunContext(
-            self, id=self.id, job_id=registration.job_id, reason=self.reason, scheduled_for=self.scheduled_for,
+            self, run_id=self.id, job_id=registration.job_id, reason=self.reason, scheduled_for=self.scheduled_for,
             started_at=self.started_at, options=registration.options, settings=registration.settings,
-            budget=registration.budget, saved_state=job.state)  # fmt: skip
+            budget=registration.budget, saved_state=job.state)
 
         def collect() -> None:
             if job.instance is None:
@@ -2114,7 +2115,7 @@ class Execution:
         return cast(Ending, ended) if broken is None else Ending(Outcome.FAILED, error=_one_line(broken))
 
     def _ending(self, context: RunContext, error: BaseException | None) -> Ending:
-        failed = {target: text for target, text in context.failed_targets.items()}
+        failed = context.failed_targets
         good = context.good_targets - failed.keys()
         outcome = outcome_of(error, len(failed), len(good), self.stop)
         details = [f"{len(failed)} failed, {len(good)} well"] if failed else []
@@ -2215,7 +2216,7 @@ class Execution:
             error = ": ".join(part for part in (ending.error_type, ending.error) if part)
             why = error or (ending.detail or "").replace("\n", "; ")
             log.log(level, "%s: %s, %d rows, %.1f s%s", self.job.registration.job_id, ending.outcome, self.rows, seconds,
-                    f" ({why[:200]})" if why else "")  # fmt: skip
+                    f" ({why[:200]})" if why else "")
 
     # -- the ticker's side
 
@@ -2238,7 +2239,7 @@ def drive(result: Any, run: RunContext) -> None:
     elif inspect.isasyncgen(result):
         with asyncio.Runner() as runner:
             _pump(run, lambda: runner.run(_step(result)), lambda error: runner.run(_step(result, error)),
-                  lambda: runner.run(result.aclose()))  # fmt: skip
+                  lambda: runner.run(result.aclose()))
     elif inspect.iscoroutine(result):
         with asyncio.Runner() as runner:
             result = runner.run(result)
@@ -2305,7 +2306,7 @@ class StartRun(Message):
             "INSERT INTO geckosched_runs (id, job_id, reason, scheduled_for, started_at, missed, instance_id) "
             "VALUES (?,?,?,?,?,?,?)",
             (e.id, e.job.registration.job_id, e.reason, _text_or_none(e.scheduled_for), to_text(e.started_at), e.missed,
-             e.lead.instance_id))  # fmt: skip
+             e.lead.instance_id))
         for waiter in e.waiters:
             if waiter.request is not None:
                 writer.connection.execute("UPDATE geckosched_requests SET run_id=? WHERE id=?", (e.id, waiter.request))
@@ -2329,7 +2330,7 @@ class CommitRows(Message):
     __slots__ = ("_calls", "_execution", "_groups", "_losses", "_reply", "_rows", "_state")
 
     def __init__(self, execution: Execution, groups: list[RowGroup], state: str | None, losses: list[Loss], calls: int,
-                 reply: Inbox) -> None:  # fmt: skip
+                 reply: Inbox) -> None:
         self._execution = execution
         self._groups = groups
         self._state = state
@@ -2347,11 +2348,11 @@ class CommitRows(Message):
         for loss in self._losses:
             execute("INSERT INTO geckosched_losses VALUES (?,?,?,?,?,?)", (execution.id, job_id, *loss))
         execute("UPDATE geckosched_runs SET rows=rows+?, lost=lost+?, calls=? WHERE id=?",
-                (count, lost, self._calls, execution.id))  # fmt: skip
+                (count, lost, self._calls, execution.id))
         rows_at = to_text(execution.lead.clock.now()) if count else None
         execute("UPDATE geckosched_jobs SET rows=rows+?, lost=lost+?, state=coalesce(?, state), "
                 "last_rows_at=coalesce(?, last_rows_at) WHERE job_id=?",
-                (count, lost, self._state, rows_at, job_id))  # fmt: skip
+                (count, lost, self._state, rows_at, job_id))
 
     def done(self) -> None:
         if self._state is not None:
@@ -2382,7 +2383,7 @@ class CloseRun(Message):
             "UPDATE geckosched_runs SET finished_at=?, outcome=?, calls=?, detail=?, error_type=?, error=?, traceback=? "
             "WHERE id=?",
             (to_text(self._finished_at), end.outcome, end.calls, end.detail, end.error_type, end.error, end.traceback,
-             e.id))  # fmt: skip
+             e.id))
         writer.connection.execute(_CLOSE_JOB, self._job_row)
         writer.close_run(e.id)
 
@@ -2494,7 +2495,7 @@ class Lead:
     """
 
     def __init__(self, store: Store, config: SchedulerConfig, clock: Clock, registrations: Iterable[Registration],
-                 registry: CollectorRegistry, *, momentary: bool, keep: bool, only: frozenset[str] | None) -> None:  # fmt: skip
+                 registry: CollectorRegistry, *, momentary: bool, keep: bool, only: frozenset[str] | None) -> None:
         self.store = store
         self.config = config
         self.clock = clock
@@ -2600,16 +2601,16 @@ class Lead:
             broken = {plugin.name for plugin in registry.plugins.values() if not plugin.ok}
             if retire:
                 gone = [(to_text(now), row["job_id"]) for row in rows.values()
-                        if row["job_id"] not in known and row["retired_at"] is None and row["plugin"] not in broken]  # fmt: skip
+                        if row["job_id"] not in known and row["retired_at"] is None and row["plugin"] not in broken]
                 connection.executemany("UPDATE geckosched_jobs SET retired_at=? WHERE job_id=?", gone)
             for row in connection.execute("SELECT * FROM geckosched_budgets"):
                 self.ticker.restore_budget(row, now)
             last = "SELECT max((SELECT coalesce(max(id), 0) FROM geckosched_runs), " \
-                   "(SELECT coalesce(max(last_run_id), 0) FROM geckosched_jobs))"  # fmt: skip
+                   "(SELECT coalesce(max(last_run_id), 0) FROM geckosched_jobs))"
             self.ticker.last_run_id = int(connection.execute(last).fetchone()[0])
             if not retire:  # what an operator does to a job must not need its plugin
                 registrations += [_registration_of(row) for row in rows.values()
-                                  if row["job_id"] not in known and row["retired_at"] is None]  # fmt: skip
+                                  if row["job_id"] not in known and row["retired_at"] is None]
             saved = [self.ticker.add(registration, rows.get(registration.job_id)) for registration in registrations]
             connection.executemany("DELETE FROM geckosched_jobs WHERE job_id=?", [(job[0],) for job, new in saved if new])
             connection.executemany(_SAVE_JOB, [job for job, _ in saved])
@@ -2628,22 +2629,22 @@ def _registration_of(row: sqlite3.Row) -> Registration:
     """Return the registration of a stored job whose collector is not registered here: it can't run here."""
     every = parse_duration(row["every"])
     return Registration(row["job_id"], None, row["collector"], row["plugin"], {}, {}, bool(row["enabled"]), every, row["at"],
-                        Grid(row["job_id"], every), every, 0, sys.maxsize, row["quiet"] and parse_duration(row["quiet"]), None)  # fmt: skip
+                        Grid(row["job_id"], every), every, 0, sys.maxsize, row["quiet"] and parse_duration(row["quiet"]), None)
 
 
 def _close_orphans(connection: sqlite3.Connection, now: int) -> None:
     """Close the runs of a process that died as interrupted; its last heartbeat is the best guess when."""
     for run in connection.execute(
         "SELECT r.*, i.heartbeat_at FROM geckosched_runs r LEFT JOIN geckosched_instances i ON i.id = r.instance_id "
-        "WHERE r.outcome IS NULL ORDER BY r.id").fetchall():  # fmt: skip
+        "WHERE r.outcome IS NULL ORDER BY r.id").fetchall():
         ended = max(run["started_at"], run["heartbeat_at"] or run["started_at"])
         seconds = (from_text(ended) - from_text(run["started_at"])) / SECOND
         connection.execute("UPDATE geckosched_runs SET outcome=?, finished_at=?, detail=? WHERE id=?",
-                           (Outcome.INTERRUPTED, ended, "its process ended without closing it", run["id"]))  # fmt: skip
+                           (Outcome.INTERRUPTED, ended, "its process ended without closing it", run["id"]))
         connection.execute(
             "UPDATE geckosched_jobs SET runs=runs+1, missed=missed+?, seconds=seconds+?, last_run_id=?, "
             "last_scheduled_for=max(coalesce(last_scheduled_for, ''), coalesce(?, last_scheduled_for, '')) WHERE job_id=?",
-            (run["missed"], seconds, run["id"], run["scheduled_for"], run["job_id"]))  # fmt: skip
+            (run["missed"], seconds, run["id"], run["scheduled_for"], run["job_id"]))
     connection.execute("UPDATE geckosched_jobs SET last_scheduled_for=NULL WHERE last_scheduled_for=''")
     connection.execute("UPDATE geckosched_jobs SET abandoned=0 WHERE abandoned")
 
@@ -2914,7 +2915,7 @@ class Ticker:
             service.priorities = +service.priorities
 
     def operate(self, action: str, job_id: str, arguments: Mapping[str, Any], reply: Inbox | None = None,
-                request: int | None = None) -> None:  # fmt: skip
+                request: int | None = None) -> None:
         """Carry out what an operator or embedder asked of a job; the answer goes to a caller here or to the store."""
         job, answer = self.jobs.get(job_id), "done"
         statements: list[tuple[str, Any]] = []
@@ -2963,7 +2964,7 @@ class Ticker:
         job.breaker.reset()
         self._plan_after(job, self._clock.now())
         return [self._change(job, breaker=BreakerState.CLOSED, consecutive_errors=0, consecutive_rate_limits=0,
-                             opened_at=None, retry_at=None)]  # fmt: skip
+                             opened_at=None, retry_at=None)]
 
     def _do_reschedule(self, job: Job, every: int, at: str | None = None) -> list[tuple[str, Any]]:
         zone, name = find_timezone(self._lead.config.timezone), job.registration.job_id
@@ -3039,7 +3040,7 @@ class Ticker:
         passed = grid.count(job.accounted if job.accounted is not None else now, now)
         job.accounted = max(job.accounted or 0, grid.before(now)) if passed else job.accounted
         decision = admit(triggered=False, running=job.running is not None, enabled=job.active, held=now < planned.due,
-                         free=self._is_free(job))  # fmt: skip
+                         free=self._is_free(job))
         if decision is Admission.MISSED:
             job.missed += passed
             return
@@ -3061,7 +3062,7 @@ class Ticker:
     def _trigger(self, job: Job, waiter: Waiter) -> str:
         """Run a job because somebody asked; returns the answer in words."""
         decision = admit(triggered=True, running=job.running is not None, enabled=job.active, held=False,
-                         free=self._is_free(job))  # fmt: skip
+                         free=self._is_free(job))
         if decision is Admission.AFTERWARDS:
             job.queued.append(waiter)
             return "waits for the present run to end"
@@ -3202,7 +3203,7 @@ class Ticker:
             _text_or_none(breaker.retry_at), job.next_text, execution.id,
             _text_or_none(job.accounted), at if good else None, at if good or outcome is Outcome.SKIPPED else None,
             execution.id if bad else None, int(bad), execution.missed, (now - execution.started_at) / SECOND,
-            job.abandoned, registration.job_id)))  # fmt: skip
+            job.abandoned, registration.job_id)))
         if job.queued and not self._stopping:
             waiters, job.queued = job.queued, []
             again = Waiting(Reason.TRIGGERED, None, 0, waiters, self._clock.monotonic())
@@ -3247,14 +3248,14 @@ class Ticker:
         limit = format_duration(job.registration.timeout)
         error = f"abandoned: it went on 30 s after its time limit of {limit}"
         self._close(execution, Ending(Outcome.TIMED_OUT, execution.context.calls if execution.context else 0,
-                                      error=error, traceback=_stack(execution.thread)), self._clock.now())  # fmt: skip
+                                      error=error, traceback=_stack(execution.thread)), self._clock.now())
         self._save_abandoned(job)
 
     def _save_abandoned(self, job: Job) -> None:
         self._lead.writer.inbox.put(Statements([
             ("UPDATE geckosched_jobs SET abandoned=? WHERE job_id=?", (job.abandoned, job.registration.job_id)),
             ("UPDATE geckosched_instances SET abandoned=? WHERE id=?", (self._abandoned, self._lead.instance_id)),
-        ]))  # fmt: skip
+        ]))
 
     # -- calls of the budgets
 
@@ -3307,7 +3308,7 @@ class Ticker:
         self._lead.writer.inbox.put(Statements([(
             "INSERT INTO geckosched_budgets VALUES (?,?,?,?,?) ON CONFLICT (name) DO UPDATE SET rate=excluded.rate, "
             "burst=excluded.burst, calls=excluded.calls, closed_until=excluded.closed_until",
-            (ledger.budget.name, ledger.budget.rate, ledger.budget.burst, ledger.dump(), closed))], reply, answer))  # fmt: skip
+            (ledger.budget.name, ledger.budget.rate, ledger.budget.burst, ledger.dump(), closed))], reply, answer))
 
     # -- the end
 
@@ -3379,7 +3380,7 @@ class CollectionScheduler:
         self, collector: Any, every: object = None, *, job_id: str | None = None, options: Any = None,
         enabled: bool = True, at: str | None = None, timeout: Duration | None = None, priority: int | None = None,
         max_consecutive_errors: int | None = None, quiet: Duration | None = None, replace: bool = False,
-    ) -> str:  # fmt: skip
+    ) -> str:
         """Make a job of a collector (a class, an instance, a @collector function, or the name of one that a plugin
         brought) and return its id.
 
@@ -3423,7 +3424,7 @@ class CollectionScheduler:
                 at=at, grid=Grid(job_id, microseconds, hour_minute, find_timezone(self.config.timezone)), timeout=limit,
                 priority=level, max_consecutive_errors=errors,
                 quiet=None if quiet is None else parse_duration(quiet, f"{where} quiet"),
-                budget=getattr(made, "budget", None))  # fmt: skip
+                budget=getattr(made, "budget", None))
             self._registrations[job_id] = registration
             if self.lead is not None:
                 rows = self._store.read(_RESTORE_SQL + " WHERE j.job_id = ?", (job_id,))
@@ -3511,7 +3512,7 @@ class CollectionScheduler:
         self, only: Iterable[str] | None = None, *, disable: Iterable[str] = (),
         load: Iterable[str | os.PathLike[str]] = (), settings: Mapping[str, Mapping[str, Any]] | None = None,
         collectors: Mapping[str, Mapping[str, Any]] | None = None, read_options: OptionsReader = read_options,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Register the installed plugins (and the files of `load`) and schedule their collectors.
 
         `settings` and `collectors` are the tables `[plugins.NAME]` and `[collectors.X]` of the configuration. A
@@ -3611,9 +3612,9 @@ class CollectionScheduler:
         if self.lead is not None or (not leading and self._state is not SchedulerState.STOPPED):
             state = self._state
         moments = {key: None if row is None or row[key] is None else to_datetime(from_text(row[key]))
-                   for key in ("started_at", "heartbeat_at")}  # fmt: skip
+                   for key in ("started_at", "heartbeat_at")}
         info = SchedulerInfo(state, row["pid"] if row else None, row["host"] if row else None, moments["started_at"],
-                             moments["heartbeat_at"], str(self._store.path), __version__)  # fmt: skip
+                             moments["heartbeat_at"], str(self._store.path), __version__)
         stored = json.loads(row["plugins"]) if row and row["plugins"] else []
         plugins = [PluginStatus(**{**plugin, "collectors": tuple(plugin["collectors"])}) for plugin in stored]
         since = from_text(row["started_at"]) if row is not None and leading else None
@@ -3666,7 +3667,7 @@ class CollectionScheduler:
             undo.callback(self._lock.release)
             try:
                 lead = Lead(self._store, self.config, self._clock, self._registrations.values(), self.registry,
-                            momentary=momentary, keep=self._keep, only=self._only)  # fmt: skip
+                            momentary=momentary, keep=self._keep, only=self._only)
             except sqlite3.Error as error:
                 raise StoreError(f"{self._store.path}: {error}") from error
             lead.start(self._ticker_died)
@@ -3825,7 +3826,7 @@ def _unstored(registration: Registration) -> JobStatus:
         every=format_duration(registration.every), enabled=registration.enabled, disabled_at=None, health=health,
         breaker=BreakerState.CLOSED, consecutive_errors=0, retry_at=None, next_run_at=None, running_for=None,
         last_outcome=None, last_started_at=None, last_seconds=None, last_success_at=None, last_rows_at=None,
-        last_error=None, runs=0, errors=0, success_rate=None, rows=0, lost=0, missed=0)  # fmt: skip
+        last_error=None, runs=0, errors=0, success_rate=None, rows=0, lost=0, missed=0)
 
 
 def _after_fork(me: weakref.ref[CollectionScheduler]) -> None:

@@ -187,7 +187,7 @@ class BreakerMachine(RuleBasedStateMachine):
         assert fields(self.breaker) == before
 
     @precondition(lambda self: not self.model.limits)  # those have tests of their own, below
-    @rule(step=st.integers(1, 400 * DAY), restart=st.booleans())
+    @rule(step=st.integers(1, HOUR) | st.integers(1, 400 * DAY), restart=st.booleans())
     def the_clock_is_set_back(self, step: int, restart: bool) -> None:
         self.now -= step
         if restart:
@@ -358,6 +358,9 @@ def test_a_retry_after_the_clock_was_set_back(outcomes: list[Outcome]) -> None:
     early = NOW - 12 * HOUR
     assert next_run(restored(breaker, early), NOW).due == early
     assert next_run(restored(breaker, NOW), NOW + DAY) == next_run(breaker, NOW + DAY)
+    before = fields(breaker)
+    breaker.mend(NOW)
+    assert fields(breaker) == before
     breaker.mend(early)
     assert next_run(breaker, NOW).due == early
 

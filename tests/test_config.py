@@ -34,7 +34,7 @@ def refusal(text: str) -> str:
     return str(caught.value)
 
 
-# -- Which file --------------------------------------------------------------------------------------------------
+# -- Which file --------------------------------------------------------------------------------------------------------
 
 
 def test_no_file_is_fine() -> None:
@@ -75,7 +75,7 @@ def test_load_plugins_of_the_environment_limits_loading() -> None:
     assert load("").only_plugins is None
 
 
-# -- What it gives -----------------------------------------------------------------------------------------------
+# -- What it gives -----------------------------------------------------------------------------------------------------
 
 
 def test_a_whole_file_becomes_values() -> None:
@@ -132,7 +132,7 @@ def test_the_database_is_found_in_a_file_that_is_otherwise_wrong() -> None:
     assert find_database(Path("no.toml"), environ={}) is None
 
 
-# -- What it refuses ---------------------------------------------------------------------------------------------
+# -- What it refuses ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_what_is_no_toml_is_said_with_its_line(text: str, line: int) -> None:
     assert refusal(text).startswith(f"geckosched.toml: line {line}: not valid TOML: ")
 
 
-# -- A collector's options ---------------------------------------------------------------------------------------
+# -- A collector's options ---------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -307,7 +307,7 @@ def test_options_whose_types_cannot_be_read_are_the_plugins_fault_in_one_line() 
         read_options(Strange, {"socket": 1, "other": 2}, WHERE)
 
 
-# -- Loading plugins by it ---------------------------------------------------------------------------------------
+# -- Loading plugins by it ---------------------------------------------------------------------------------------------
 
 WEATHER = """
 from dataclasses import dataclass
@@ -344,6 +344,8 @@ def load_into_a_scheduler(tmp_path: Path, text: str) -> CollectionScheduler:
 def test_a_configuration_schedules_collectors_of_a_plugin_file(tmp_path: Path) -> None:
     """A table makes a job, `use` a second one of a collector, and ours and the options part ways."""
     text = """
+    [plugins.weather]
+    unit = "C"
     [collectors.weather]
     every = "10m"
     cities = ["Oslo"]
@@ -352,7 +354,9 @@ def test_a_configuration_schedules_collectors_of_a_plugin_file(tmp_path: Path) -
     cities = ["Rome"]
     enabled = false
     """
-    jobs = {job.job_id: job for job in load_into_a_scheduler(tmp_path, text).get_status().jobs}
+    scheduler = load_into_a_scheduler(tmp_path, text)
+    jobs = {job.job_id: job for job in scheduler.get_status().jobs}
+    assert scheduler.registry.collectors["weather"].settings == {"unit": "C"}
     assert {name: (job.collector, job.every, job.enabled) for name, job in jobs.items()} == {
         "free": ("free", "1h", True),
         "south": ("weather", "1h", False),

@@ -99,7 +99,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(tmp_path: Path, see
     database, moments, before = tmp_path / "crash.db", random.Random(seed), dict.fromkeys(TABLES, 0)
     for _ in range(5):
         child = subprocess.Popen([sys.executable, "-c", CHILD, str(database)], stdin=subprocess.PIPE,
-                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # fmt: skip
+                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert child.stdout is not None
         assert child.stdout.readline() == "running\n"
         with contextlib.suppress(subprocess.TimeoutExpired):

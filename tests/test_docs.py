@@ -28,7 +28,7 @@ def test_examples_run(code: str, tmp_path: Path) -> None:
     """Each Python block runs as a program of its own, warnings being errors."""
     (tmp_path / "example.py").write_text(code)
     done = subprocess.run([sys.executable, "-W", "error", "example.py"], cwd=tmp_path, capture_output=True, text=True,
-                          check=False, timeout=120)  # fmt: skip
+                          check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert ("succeeded" in done.stdout) is ("execute_collector_now" in code)
 
@@ -64,7 +64,7 @@ def test_commands_of_the_table_exist_with_their_options(command: str) -> None:
     row = next(line for line in README.split("\n") if line.startswith(f"| `geckosched {command}"))
     words = [command, "demo"] if " demo" in row else [command]
     done = subprocess.run([sys.executable, "-m", "geckosched", *words, "--help"], capture_output=True, text=True,
-                          check=False, timeout=120)  # fmt: skip
+                          check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     for option in re.findall(r"--[a-z-]+", row.split("|")[1]):
         assert option in done.stdout

@@ -58,7 +58,7 @@ class Process:
 
     def __init__(self, database: Path) -> None:
         self._process = subprocess.Popen([sys.executable, "-c", LEADER, str(database)], stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # fmt: skip
+                                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self._process.stdout is not None
         self.state = self._process.stdout.readline().strip()
         self.pid = self._process.pid

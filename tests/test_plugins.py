@@ -224,16 +224,16 @@ def test_tables_of_the_configuration_make_jobs(new_scheduler: NewScheduler) -> N
     scheduler.load_plugins(only=[], collectors={
         "north": {"use": "forecast", "every": "5m", "cities": ["Oslo"], "unit": "F"},
         "south": {"use": "forecast", "enabled": False, "cities": ["Rome"]},
-    })  # fmt: skip
+    })
     jobs = {job.job_id: job for job in scheduler.get_status().jobs}
     assert {name: (job.collector, job.every, job.enabled) for name, job in jobs.items()} == {
-        "north": ("forecast", "5m", True), "south": ("forecast", "10m", False)}  # fmt: skip
+        "north": ("forecast", "5m", True), "south": ("forecast", "10m", False)}
 
 
 @pytest.mark.parametrize(
     ("options", "text"),
     [({"citis": ["Oslo"]}, 'did you mean "cities"'), ({}, "needs `cities`"), ({"cities": [], "unit": "C", "x": 1}, "unknown option")],
-)  # fmt: skip
+)
 def test_options_are_checked_at_registration(new_scheduler: NewScheduler, options: dict[str, Any], text: str) -> None:
     """Unknown key with the nearest known one, missing key."""
     with pytest.raises(ConfigError, match=text):

@@ -34,8 +34,8 @@ from tests.conftest import NewScheduler
 from tests.workbench import PATIENCE, Collect, Workbench
 
 
-def row(id: Any = 1, table: str = "t", **values: Any) -> Batch:
-    return Batch(table, [{"id": id, **values}], pk="id")
+def row(key: Any = 1, table: str = "t") -> Batch:
+    return Batch(table, [{"id": key}], pk="id")
 
 
 BAD = Batch("bad", [{"id": None}], pk="id")  # is refused
@@ -63,8 +63,8 @@ def test_a_run_knows_who_it_is(new_scheduler: NewScheduler, store_path: Path) ->
 
     found = bench.run(collect)
     later = start + timedelta(seconds=5)
-    assert seen == [found.id, "bench", Reason.TRIGGERED, None, start, {"city": "Oslo"}, {}, "geckosched.job.bench", False,
-                    start, later]  # fmt: skip
+    assert seen == [found.id, "bench", Reason.TRIGGERED, None, start, {"city": "Oslo"}, {}, "geckosched.job.bench",
+                    False, start, later]  # fmt: skip
     assert (found.started_at, found.finished_at) == (start, later)
 
 
@@ -282,10 +282,11 @@ def test_a_yield_returns_when_it_is_committed(bench: Workbench) -> None:
 
     def collect(run: RunContext) -> Any:
         yield row(1)
-        seen.append((run.query("SELECT id FROM t"), bench.sql("SELECT id FROM t"), bench.sql("SELECT rows FROM geckosched_runs")))
+        seen.append([run.query("SELECT id FROM t"), bench.sql("SELECT id FROM t")])
+        seen.append([run.query("SELECT rows FROM geckosched_runs"), bench.sql("SELECT rows FROM geckosched_runs")])
 
     bench.run(collect)
-    assert seen == [([{"id": 1}], [1], [1])]
+    assert seen == [[[{"id": 1}], [1]], [[{"rows": 1}], [1]]]
 
 
 def test_a_list_is_yielded_at_once(bench: Workbench) -> None:
@@ -438,7 +439,7 @@ def test_async_collectors_raise_and_signal(bench: Workbench) -> None:
 # -- R5: whatever it raises --------------------------------------------------------------------------------------------
 
 
-class Unprintable(Exception):
+class UnprintableError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no text")
 
@@ -469,7 +470,7 @@ RAISED: dict[str, tuple[Callable[[], None], str | None]] = {
     "StopAsyncIteration": (throw(StopAsyncIteration), None),
     "MemoryError": (throw(MemoryError), "MemoryError"),
     "RecursionError": (recurse, "RecursionError"),
-    "an error without text": (throw(Unprintable), "Unprintable"),
+    "an error without text": (throw(UnprintableError), "UnprintableError"),
     "an error whose text exits": (throw(Mean), "Mean"),
     "an error with a lone surrogate": (throw(lambda: ValueError("\ud800")), "ValueError"),
     "a group": (throw(lambda: BaseExceptionGroup("many", [KeyboardInterrupt(), ValueError()])), "BaseExceptionGroup"),
@@ -674,8 +675,9 @@ def test_signals_pass_through_except_exception(bench: Workbench, signal: Callabl
             run.problem("x", error)
         yield row("swallowed")
 
-    expected = {SkipRun: Outcome.SKIPPED, RateLimited: Outcome.RATE_LIMITED, RunStopped: Outcome.FAILED}[type(signal())]
-    assert [bench.run(collect).outcome for collect in (around, target, problem)] == [expected] * 3  # type: ignore[index]
+    outcomes: dict[type, Outcome] = {SkipRun: Outcome.SKIPPED, RateLimited: Outcome.RATE_LIMITED}
+    expected = outcomes.get(type(signal()), Outcome.FAILED)
+    assert [bench.run(collect).outcome for collect in (around, target, problem)] == [expected] * 3
     assert bench.tables() == set()
 
 
@@ -814,7 +816,7 @@ async def async_generator_one(_: RunContext) -> AsyncIterator[Any]:
 
 
 @pytest.mark.parametrize("function", [plain_one, generator_one, async_one, async_generator_one])
-def test_a_traceback_begins_at_the_collector(new_scheduler: NewScheduler, function: Callable[[RunContext], Any]) -> None:
+def test_a_traceback_begins_at_the_collector(new_scheduler: NewScheduler, function: Collect) -> None:
     """The author sees the author's own frames, not those of geckosched or asyncio."""
     scheduler = new_scheduler()
     job_id = scheduler.register_collector(collector("job")(function))
@@ -873,8 +875,9 @@ def test_losses_are_stored_with_the_yield(bench: Workbench) -> None:
 
     run = bench.run(collect)
     stored = bench.table("geckosched_losses")
-    span = {"run_id": run.id, "job_id": "bench", "since": "2026-01-01T00:00:00.000000Z", "until": "2026-01-02T00:00:00.000000Z"}
-    assert stored == [{**span, "target": "a", "count": 3}, {**span, "target": "b", "count": 4}]
+    span = {"since": "2026-01-01T00:00:00.000000Z", "until": "2026-01-02T00:00:00.000000Z"}
+    whose = {"run_id": run.id, "job_id": "bench"}
+    assert stored == [{**whose, **span, "target": "a", "count": 3}, {**whose, **span, "target": "b", "count": 4}]
     assert (run.outcome, run.lost) == (Outcome.SUCCEEDED, 7)
     assert bench.sql("SELECT lost FROM geckosched_jobs") == [7]
 
@@ -914,7 +917,7 @@ def test_losses_of_a_refused_yield_are_not_stored(bench: Workbench) -> None:
 
 def test_calls_without_a_budget_are_counted(bench: Workbench) -> None:
     """A collector without a budget waits for nothing; its calls stand in the run's row, those that fail too."""
-    seen = []
+    seen: list[Any] = []
 
     def collect(run: RunContext) -> Any:
         seen.append(run.calls_free())
@@ -1075,18 +1078,19 @@ def test_a_yield_after_the_request_to_stop_stores_then_raises(limited: Limited) 
 
 def test_a_bare_yield_after_the_request_to_stop_raises(limited: Limited) -> None:
     """A yield with nothing new to store tells of the end, too."""
-    seen = []
+    stopped: list[Any] = []
+    nothings: list[Any] = [None, [], Batch("t", [])]
 
     def collect(run: RunContext) -> Any:
         limited.reach_the_limit(run)
-        for nothing in (None, [], Batch("t", [])):
+        for nothing in nothings:
             try:
                 yield nothing
             except RunStopped:
-                seen.append(nothing)
+                stopped.append(nothing)
 
     limited.bench.run(collect)
-    assert len(seen) == 3
+    assert stopped == nothings
 
 
 def test_a_call_after_the_request_to_stop_raises(limited: Limited) -> None:

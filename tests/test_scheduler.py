@@ -240,7 +240,7 @@ def test_a_clock_set_back_stops_no_job(make: Make, clock: FakeClock) -> None:
 @pytest.mark.parametrize(
     ("every", "why"),
     [("banana", "every"), (0, "every"), (-5, "every"), ("0s", "every"), (float("nan"), "every"), (True, "every"), ("", "every"), ("10", "every"), (None, "")],
-)  # fmt: skip
+)
 def test_invalid_intervals_are_refused_at_registration(make: Make, every: Any, why: str) -> None:
     """T5: whatever can't be an interval is refused in one line that says where, what and what is allowed."""
     scheduler = make()
@@ -255,7 +255,7 @@ def test_invalid_intervals_are_refused_at_registration(make: Make, every: Any, w
 
 
 @pytest.mark.parametrize("bad", [{"at": "25:00"}, {"at": "02:30"}, {"timeout": 0}, {"max_consecutive_errors": 0},
-                                 {"priority": "high"}, {"quiet": "soon"}, {"job_id": "no spaces"}])  # fmt: skip
+                                 {"priority": "high"}, {"quiet": "soon"}, {"job_id": "no spaces"}])
 def test_other_invalid_settings_are_refused_at_registration(make: Make, bad: dict[str, Any]) -> None:
     """T5: at, timeout, priority and the rest; `at` goes with whole days only."""
     with pytest.raises(ConfigError, match=next(iter(bad))):
@@ -686,7 +686,7 @@ def test_stop_returns_in_time_with_hung_and_sleeping_collectors(make: Make) -> N
     scheduler.stop(0.2)
     assert scheduler.state is SchedulerState.STOPPED
     assert {run.job_id: run.outcome for run in scheduler.get_runs()} == {
-        "gate": Outcome.INTERRUPTED, "sleeper": Outcome.INTERRUPTED}  # fmt: skip
+        "gate": Outcome.INTERRUPTED, "sleeper": Outcome.INTERRUPTED}
     threads = [thread for thread in threading.enumerate() if thread.name == "geckosched-worker"]
     gate.open.set()
     for thread in threads:
@@ -753,9 +753,9 @@ def test_a_forked_child_has_a_stopped_scheduler_and_leaves_the_parent_alone(make
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.sampled_from(["ok", "fail", "skip", "limit", "partial", "restart", "trigger"]), max_size=12),
-       st.integers(1, 4))  # fmt: skip
+       st.integers(1, 4))
 def test_the_accounts_of_a_job_agree_with_its_history(tmp_path_factory: pytest.TempPathFactory, steps: list[str],
-                                                      threshold: int) -> None:  # fmt: skip
+                                                      threshold: int) -> None:
     """B1, R1, R2: after any history, restarts included, the job's row agrees with its runs and no slot ran twice
     without being a retry or probe."""
     clock, todo = FakeClock(), ["ok"]

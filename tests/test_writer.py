@@ -26,6 +26,8 @@ from geckosched import (
 )
 from geckosched.core import CommitRows, Ending, Execution, Lead, Message, Statements, Store, Writer, row_groups
 
+Seen = Callable[..., list[Any]]
+
 
 @pytest.fixture
 def writer(store_path: Path) -> Iterator[Writer]:
@@ -34,7 +36,7 @@ def writer(store_path: Path) -> Iterator[Writer]:
 
 
 @pytest.fixture
-def seen(store_path: Path) -> Iterator[Callable[..., list[Any]]]:
+def seen(store_path: Path) -> Iterator[Seen]:
     """Read what is committed, as another program sees it: `seen("SELECT id FROM t")`."""
     with closing(sqlite3.connect(store_path, isolation_level=None)) as connection:
         yield lambda sql="SELECT id FROM t ORDER BY rowid": [row[0] for row in connection.execute(sql)]
@@ -43,8 +45,8 @@ def seen(store_path: Path) -> Iterator[Callable[..., list[Any]]]:
 class Rows(Message):
     """Appends rows to a table; tells the `story` what became of it, and what was committed by then."""
 
-    def __init__(self, story: list[Any], *ids: Any, table: str = "t", pk: str | None = None, path: Path | None = None) -> None:
-        self.groups = row_groups(Batch(table, [{"id": id} for id in ids], pk=pk))
+    def __init__(self, story: list[Any], *ids: Any, pk: str | None = None, path: Path | None = None) -> None:
+        self.groups = row_groups(Batch("t", [{"id": number} for number in ids], pk=pk))
         self.ids = ids
         self.story = story
         self.path = path
@@ -93,15 +95,16 @@ def put(writer: Writer, *messages: Message) -> None:
 # -- group commit ------------------------------------------------------------------------------------------------------
 
 
-def test_all_that_waits_is_one_transaction(writer: Writer, seen: Callable[..., list[Any]]) -> None:
+def test_all_that_waits_is_one_transaction(writer: Writer, seen: Seen) -> None:
     """A hundred messages are committed once, in their order, each in a savepoint of its own."""
     story: list[Any] = []
     traced: list[str] = []
     put(writer, *(Rows(story, n) for n in range(100)))
     writer.connection.set_trace_callback(traced.append)
     assert writer.turn()
-    words = [sql.split()[0] for sql in traced]
-    assert [words.count(word) for word in ("BEGIN", "COMMIT", "SAVEPOINT", "RELEASE", "ROLLBACK")] == [1, 1, 100, 100, 0]
+    count = [sql.split()[0] for sql in traced].count
+    assert [count("BEGIN"), count("COMMIT"), count("ROLLBACK")] == [1, 1, 0]
+    assert [count("SAVEPOINT"), count("RELEASE")] == [100, 100]
     assert story == [("done", n) for n in range(100)]
     assert seen() == list(range(100))
 
@@ -114,12 +117,13 @@ def test_done_is_told_after_the_commit(writer: Writer, store_path: Path) -> None
     assert story == [3, 3]
 
 
-def test_statements_answer_when_they_are_committed(writer: Writer, seen: Callable[..., list[Any]]) -> None:
+def test_statements_answer_when_they_are_committed(writer: Writer, seen: Seen) -> None:
     """A list of statements is one message: all of it or nothing, with an answer either way."""
     create, insert = ("CREATE TABLE t (id UNIQUE)", ()), ("INSERT INTO t VALUES (?)", (1,))
     replies = [Inbox() for _ in range(3)]
-    put(writer, Statements([create, insert], replies[0], "made"), Statements([("INSERT INTO t VALUES (2)", ()), insert], replies[1]),
-        Statements([("INSERT INTO t VALUES (3)", ())], replies[2], "more"))  # fmt: skip
+    put(writer, Statements([create, insert], replies[0], "made"))
+    put(writer, Statements([("INSERT INTO t VALUES (2)", ()), insert], replies[1]))
+    put(writer, Statements([("INSERT INTO t VALUES (3)", ())], replies[2], "more"))
     writer.turn()
     first, second, third = (reply.drain() for reply in replies)
     assert (first, third) == (["made"], ["more"])
@@ -128,7 +132,7 @@ def test_statements_answer_when_they_are_committed(writer: Writer, seen: Callabl
     assert seen() == [1, 3]
 
 
-def test_a_backlog_of_any_size(writer: Writer, seen: Callable[..., list[Any]]) -> None:
+def test_a_backlog_of_any_size(writer: Writer, seen: Seen) -> None:
     """However many messages wait, none is lost, and their order is kept."""
     story: list[Any] = []
     put(writer, *(Rows(story, n) for n in range(25_000)))
@@ -139,7 +143,7 @@ def test_a_backlog_of_any_size(writer: Writer, seen: Callable[..., list[Any]]) -
     assert seen() == list(range(25_000))
 
 
-def test_finish_writes_what_was_put_before(writer: Writer, seen: Callable[..., list[Any]]) -> None:
+def test_finish_writes_what_was_put_before(writer: Writer, seen: Seen) -> None:
     """The loop ends when all that was put before `finish` is written."""
     story: list[Any] = []
     put(writer, Rows(story, 1))
@@ -150,12 +154,12 @@ def test_finish_writes_what_was_put_before(writer: Writer, seen: Callable[..., l
 
 # -- a message that is refused -----------------------------------------------------------------------------------------
 
-ERRORS = [sqlite3.IntegrityError("no"), sqlite3.OperationalError("no such column"), YieldRefused("t.id"), ValueError("x"),
+ERRORS = [sqlite3.IntegrityError("no"), sqlite3.OperationalError("no such column"), YieldRefused("t.id"), ValueError(),
           RunStopped("closed"), RecursionError()]  # fmt: skip
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_a_refused_message_fails_alone(writer: Writer, seen: Callable[..., list[Any]], error: BaseException) -> None:
+def test_a_refused_message_fails_alone(writer: Writer, seen: Seen, error: BaseException) -> None:
     """Nothing of a refused message is written, everything of the others is, and each is told once."""
     story: list[Any] = []
     put(writer, Rows(story, 1), Faulty(story, 2, 3, error=error), Rows(story, 4))
@@ -165,7 +169,7 @@ def test_a_refused_message_fails_alone(writer: Writer, seen: Callable[..., list[
     assert writer.trouble is None
 
 
-def test_a_group_of_nothing_but_refusals(writer: Writer, seen: Callable[..., list[Any]]) -> None:
+def test_a_group_of_nothing_but_refusals(writer: Writer, seen: Seen) -> None:
     """Every message may be refused; the next group is fine."""
     story: list[Any] = []
     put(writer, *(Faulty(story, n, error=ValueError("x")) for n in range(3)))
@@ -176,7 +180,7 @@ def test_a_group_of_nothing_but_refusals(writer: Writer, seen: Callable[..., lis
     assert seen() == [3]
 
 
-def test_a_table_made_by_a_refused_message_is_made_again(writer: Writer, seen: Callable[..., list[Any]]) -> None:
+def test_a_table_made_by_a_refused_message_is_made_again(writer: Writer, seen: Seen) -> None:
     """What a message creates goes with it, and the next message of the same group creates it for itself."""
     story: list[Any] = []
     put(writer, Faulty(story, 1, error=ValueError("x"), pk="id"), Rows(story, 2, pk="id"), Rows(story, 2, 3, pk="id"))
@@ -189,7 +193,7 @@ TRIGGERS = ("ROLLBACK", "ABORT", "FAIL")
 
 
 @pytest.mark.parametrize("how", TRIGGERS)
-def test_a_users_trigger_fails_its_own_message_only(writer: Writer, seen: Callable[..., list[Any]], how: str) -> None:
+def test_a_users_trigger_fails_its_own_message_only(writer: Writer, seen: Seen, how: str) -> None:
     """A trigger that rolls everything back costs its own message; the rest of the group is committed exactly once."""
     story: list[Any] = []
     writer.connection.execute("CREATE TABLE t (id)")
@@ -205,7 +209,7 @@ def test_a_users_trigger_fails_its_own_message_only(writer: Writer, seen: Callab
 # -- a file that can't be written now ----------------------------------------------------------------------------------
 
 
-def test_a_foreign_lock_delays_and_loses_nothing(writer: Writer, store_path: Path, seen: Callable[..., list[Any]]) -> None:
+def test_a_foreign_lock_delays_and_loses_nothing(writer: Writer, store_path: Path, seen: Seen) -> None:
     """S1: while another program holds the write lock nothing is done and nothing refused; then all is written once."""
     story: list[Any] = []
     put(writer, Rows(story, 1), Faulty(story, 2, error=ValueError("x")))
@@ -219,10 +223,11 @@ def test_a_foreign_lock_delays_and_loses_nothing(writer: Writer, store_path: Pat
         assert story == []
     assert not writer.turn()
     assert story == [("done", 1), ("refused", 2, "ValueError"), ("done", 3)]
-    assert (seen(), writer.trouble) == ([1, 3], None)
+    assert seen() == [1, 3]
+    assert not writer.trouble
 
 
-def test_a_lock_that_comes_in_the_middle(writer: Writer, store_path: Path, seen: Callable[..., list[Any]]) -> None:
+def test_a_lock_that_comes_in_the_middle(writer: Writer, seen: Seen) -> None:
     """An error of the file in the midst of a group rolls the whole group back, and it is tried again from its start."""
 
     class Once(Rows):
@@ -246,7 +251,7 @@ def test_a_lock_that_comes_in_the_middle(writer: Writer, store_path: Path, seen:
     assert seen() == [1, 2, 3, 4]
 
 
-def test_a_full_disk_waits(writer: Writer, seen: Callable[..., list[Any]]) -> None:
+def test_a_full_disk_waits(writer: Writer, seen: Seen) -> None:
     """S2: with no room nothing is lost; when there is some again all is written."""
     story: list[Any] = []
     pages = writer.connection.execute("PRAGMA page_count").fetchone()[0]
@@ -262,7 +267,7 @@ def test_a_full_disk_waits(writer: Writer, seen: Callable[..., list[Any]]) -> No
     assert writer.trouble is None
 
 
-def test_give_up_refuses_what_is_left(writer: Writer, store_path: Path, seen: Callable[..., list[Any]]) -> None:
+def test_give_up_refuses_what_is_left(writer: Writer, store_path: Path, seen: Seen) -> None:
     """S1: what could not be written when the scheduler stops is refused, each message once, and the loop ends."""
     story: list[Any] = []
     put(writer, Rows(story, 1), Rows(story, 2))
@@ -297,10 +302,10 @@ class Fence:
         self.lead.ticker.trigger("job", Inbox())
         return next(iter(self.lead.ticker._running))
 
-    def rows(self, execution: Execution, id: Any) -> Inbox:
+    def rows(self, execution: Execution, number: int) -> Inbox:
         """Put what a yield of one row and a state puts; returns where the answer comes."""
-        reply, groups = Inbox(), row_groups(Batch("t", [{"id": id}], pk="id"))
-        self.lead.writer.inbox.put(CommitRows(execution, groups, f'{{"last": {id}}}', [], 0, reply))
+        reply, groups = Inbox(), row_groups(Batch("t", [{"id": number}], pk="id"))
+        self.lead.writer.inbox.put(CommitRows(execution, groups, f'{{"last": {number}}}', [], 0, reply))
         return reply
 
     def close(self, execution: Execution) -> None:
@@ -321,7 +326,7 @@ def fence(store_path: Path) -> Iterator[Fence]:
 STATE = "SELECT state FROM geckosched_jobs"
 
 
-def test_a_runs_row_is_committed_before_it_is_handed_out(fence: Fence, seen: Callable[..., list[Any]]) -> None:
+def test_a_runs_row_is_committed_before_it_is_handed_out(fence: Fence, seen: Seen) -> None:
     """R1: a worker gets a run when its row is in the file, and not before."""
     execution = fence.start()
     assert fence.lead.work.empty()
@@ -330,7 +335,7 @@ def test_a_runs_row_is_committed_before_it_is_handed_out(fence: Fence, seen: Cal
     assert seen("SELECT id FROM geckosched_runs WHERE outcome IS NULL") == [execution.id]
 
 
-def test_rows_and_state_of_a_yield_are_committed_together(fence: Fence, seen: Callable[..., list[Any]]) -> None:
+def test_rows_and_state_of_a_yield_are_committed_together(fence: Fence, seen: Seen) -> None:
     """R3: rows, state and counts of one yield are in the file when its answer comes."""
     execution = fence.start()
     reply = fence.rows(execution, 1)
@@ -341,7 +346,7 @@ def test_rows_and_state_of_a_yield_are_committed_together(fence: Fence, seen: Ca
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["a later group", "one group"])
-def test_after_close_everything_of_a_run_is_refused(fence: Fence, seen: Callable[..., list[Any]], together: bool) -> None:
+def test_after_close_everything_of_a_run_is_refused(fence: Fence, seen: Seen, together: bool) -> None:
     """The fence: what an abandoned thread yields after its run was closed is not stored, within one group either."""
 
     def turn() -> None:
@@ -361,9 +366,7 @@ def test_after_close_everything_of_a_run_is_refused(fence: Fence, seen: Callable
     assert (seen(), seen(STATE), seen("SELECT outcome FROM geckosched_runs")) == ([1], ['{"last": 1}'], ["succeeded"])
 
 
-def test_the_fence_holds_when_the_group_is_written_twice(
-    fence: Fence, store_path: Path, seen: Callable[..., list[Any]]
-) -> None:
+def test_the_fence_holds_when_the_group_is_written_twice(fence: Fence, store_path: Path, seen: Seen) -> None:
     """A group that is rolled back and tried again lets through what it would have the first time, and no more."""
     execution = fence.start()
     fence.turn()
@@ -379,8 +382,8 @@ def test_the_fence_holds_when_the_group_is_written_twice(
     assert (seen(), seen("SELECT outcome FROM geckosched_runs")) == ([1], ["succeeded"])
 
 
-def test_a_trigger_that_rolls_back_leaves_the_fence_in_place(fence: Fence, seen: Callable[..., list[Any]]) -> None:
-    """Rows and Close around a message that took the transaction with it are written once, and nothing after the Close."""
+def test_a_trigger_that_rolls_back_leaves_the_fence_in_place(fence: Fence, seen: Seen) -> None:
+    """Rows and Close around a message that took the transaction with it are written once, nothing after the Close."""
     fence.lead.writer.connection.execute("CREATE TABLE t (id PRIMARY KEY)")
     fence.lead.writer.connection.execute(
         "CREATE TRIGGER never BEFORE INSERT ON t WHEN new.id = 13 BEGIN SELECT RAISE(ROLLBACK, 'unlucky'); END")
@@ -396,7 +399,7 @@ def test_a_trigger_that_rolls_back_leaves_the_fence_in_place(fence: Fence, seen:
         [1], [1], ["succeeded"])  # fmt: skip
 
 
-def test_other_runs_pass_the_fence(fence: Fence, seen: Callable[..., list[Any]]) -> None:
+def test_other_runs_pass_the_fence(fence: Fence, seen: Seen) -> None:
     """A closed run closes nothing for the job's next one."""
     first = fence.start()
     fence.turn()
@@ -408,14 +411,14 @@ def test_other_runs_pass_the_fence(fence: Fence, seen: Callable[..., list[Any]])
     assert (good.drain(), seen()) == ([True], [2])
 
 
-def test_a_run_that_was_closed_before_its_row_was_written(fence: Fence, seen: Callable[..., list[Any]]) -> None:
+def test_a_run_that_was_closed_before_its_row_was_written(fence: Fence, seen: Seen) -> None:
     """A run that was given up before its Start could be committed leaves no row that nobody would ever close."""
     fence.close(fence.start())
     fence.turn()
     assert seen("SELECT id FROM geckosched_runs") == []
 
 
-def test_given_up_rows_did_not_move_the_cursor(fence: Fence, store_path: Path, seen: Callable[..., list[Any]]) -> None:
+def test_given_up_rows_did_not_move_the_cursor(fence: Fence, store_path: Path, seen: Seen) -> None:
     """S1: what was given up is told to the run that waits, and its cursor had not moved."""
     execution = fence.start()
     fence.rows(execution, 1)

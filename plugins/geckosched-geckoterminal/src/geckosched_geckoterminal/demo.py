@@ -7,6 +7,7 @@ starts as far back as it gains: the demo ends at the present.
 from __future__ import annotations
 
 import shlex
+import shutil
 import sqlite3
 import sys
 import threading
@@ -183,15 +184,18 @@ def _busiest_minute(calls: Sequence[Request]) -> int:
 
 
 def _further(file: Path) -> str:
-    name = shlex.quote(str(file))
+    """Name commands to look at what was collected, as they can be typed in the shell that ran this one."""
+    name, program = shlex.quote(str(file)), Path(sys.argv[0])
+    typed = program.name == "geckosched" and shutil.which("geckosched") != str(program)
+    folder = f"{shlex.quote(str(program.parent))}/" if typed else ""
     sql = (
         "select pool, count(*) trades, round(sum(volume_in_usd)) usd from gt_trades group by pool order by trades desc"
     )
     return "\n".join(
         [
             "\nLook further:",
-            f"  geckosched status --database {name}",
-            f"  geckosched runs geckoterminal-trades --limit 10 --database {name}",
-            f'  sqlite-utils query {name} "{sql}" --table',
+            f"  {folder}geckosched status --database {name}",
+            f"  {folder}geckosched runs geckoterminal-trades --limit 10 --database {name}",
+            f'  {folder}sqlite-utils query {name} "{sql}" --table',
         ]
     )
