@@ -14,7 +14,6 @@ from geckosched.core import (
     GeckoschedError,
     Health,
     Inbox,
-    JobStatus,
     Outcome,
     PluginError,
     PluginStatus,
@@ -25,10 +24,8 @@ from geckosched.core import (
     RunStopped,
     SchedulerClosed,
     SchedulerConfig,
-    SchedulerInfo,
     SchedulerState,
     SkipRun,
-    Status,
     StoreError,
     Timetable,
     UnknownJob,
@@ -42,6 +39,7 @@ from geckosched.core import (
     to_datetime,
     to_text,
 )
+from geckosched.views import JobStatus, SchedulerInfo, Status
 
 __all__ = [
     "Batch",

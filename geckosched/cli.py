@@ -35,18 +35,16 @@ from geckosched.core import (
     CollectionScheduler,
     ConfigError,
     GeckoschedError,
-    JobStatus,
     Outcome,
     PluginError,
     Run,
     SchedulerConfig,
-    SchedulerInfo,
     SchedulerState,
-    Status,
     UnknownJob,
     __version__,
     parse_duration,
 )
+from geckosched.views import JobStatus, SchedulerInfo, Status
 
 __all__ = ["app", "main"]
 

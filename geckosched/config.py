@@ -282,13 +282,15 @@ def _read_scheduler(path: Path, table: Table, budgets: Table) -> SchedulerConfig
         raise ConfigError(f"{where} {error}") from error
 
 
-def _read_budgets(path: Path, tables: Table) -> dict[str, Budget]:
+def _read_budgets(path: Path, tables: Table) -> dict[str, dict[str, Any]]:
+    """Return the keys that each table has; what it leaves out is as the collectors say."""
     budgets = {}
     for name, table in tables.items():
         where = f"{path}: [budgets.{name}]"
         values = _read_table(_BudgetTable, _expect_table(where, table), where)
         try:
-            budgets[name] = Budget(name, **values.model_dump(exclude_unset=True))
+            budgets[name] = values.model_dump(exclude_unset=True)
+            Budget(name, **budgets[name])
         except ConfigError as error:
             raise ConfigError(f"{where} {str(error).removeprefix(f'budget {name} ')}") from error
     return budgets

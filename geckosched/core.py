@@ -60,17 +60,20 @@ import time
 import traceback
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pluggy
 import schedule
+
+if TYPE_CHECKING:
+    from geckosched.views import JobStatus, Status
 
 __version__ = "0.1.0"
 
@@ -157,7 +160,7 @@ class RunStopped(Signal):
 
 
 class YieldRefused(Signal):
-    """What was yielded can't be stored (table, key or state is named); ends the run as failed, whatever block it is in."""
+    """What was yielded can't be stored (table, key or state is named); the run fails, whatever block it is in."""
 
 
 def _closest(word: str, known: Iterable[str]) -> str:
@@ -167,6 +170,17 @@ def _closest(word: str, known: Iterable[str]) -> str:
     if near:
         return f', did you mean "{near[0]}"?'
     return f" (allowed: {', '.join(names)})" if names else " (none is allowed)"
+
+
+def _guard(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """Call plugin code: the one place where everything is caught, `SystemExit` included (but not the user's Ctrl-C,
+    which Python raises on the main thread only)."""
+    try:
+        return call(), None
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
+        return None, error
 
 
 def _one_line(error: BaseException) -> str:
@@ -240,7 +254,7 @@ class SchedulerState(StrEnum):
     ERROR = "error"  # the ticker died; stop() and start() leave it
 
 
-class _Record:
+class Record:
     """What crosses the public interface: frozen, and printable as JSON."""
 
     __slots__ = ()
@@ -251,7 +265,7 @@ class _Record:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, _Record):
+    if isinstance(value, Record):
         return value.as_dict()
     if isinstance(value, datetime):
         return to_text(from_datetime(value))
@@ -263,7 +277,7 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Run(_Record):
+class Run(Record):
     """One execution of a job: the columns of `geckosched_runs`. `outcome` and `finished_at` are None while it runs."""
 
     id: int
@@ -290,37 +304,7 @@ class Run(_Record):
 
 
 @dataclass(frozen=True, slots=True)
-class JobStatus(_Record):
-    """One job as `geckosched status` shows it; durations in seconds, `every` as text."""
-
-    job_id: str
-    collector: str
-    plugin: str | None
-    every: str
-    enabled: bool
-    disabled_at: datetime | None
-    health: Health
-    breaker: BreakerState
-    consecutive_errors: int
-    retry_at: datetime | None
-    next_run_at: datetime | None
-    running_for: float | None
-    last_outcome: Outcome | None
-    last_started_at: datetime | None
-    last_seconds: float | None
-    last_success_at: datetime | None
-    last_rows_at: datetime | None
-    last_error: str | None
-    runs: int
-    errors: int
-    success_rate: float | None
-    rows: int
-    lost: int
-    missed: int
-
-
-@dataclass(frozen=True, slots=True)
-class PluginStatus(_Record):
+class PluginStatus(Record):
     """One installed plugin: usable (`ok`), or broken and why (`error`)."""
 
     name: str
@@ -331,28 +315,6 @@ class PluginStatus(_Record):
     collectors: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SchedulerInfo(_Record):
-    """The process that leads, or led last. `state` is judged by who holds the lead now."""
-
-    state: SchedulerState
-    pid: int | None
-    host: str | None
-    started_at: datetime | None
-    heartbeat_at: datetime | None
-    database: str
-    version: str
-
-
-@dataclass(frozen=True, slots=True)
-class Status(_Record):
-    """What `geckosched status` shows."""
-
-    scheduler: SchedulerInfo
-    jobs: tuple[JobStatus, ...]
-    plugins: tuple[PluginStatus, ...]
-
-
 Duration = str | int | float | timedelta
 
 
@@ -360,7 +322,7 @@ Duration = str | int | float | timedelta
 class SchedulerConfig:
     """Settings of a scheduler. Durations are text with units ("30s"), seconds or timedeltas; what a job sets wins.
 
-    `budgets` overrides rate and burst of budgets by name. Raises ConfigError naming the field.
+    `budgets` overrides rate or burst of budgets: `{"weather": {"rate": "30/m"}}`. Raises ConfigError naming the field.
     """
 
     database: str | os.PathLike[str] = "geckosched.db"
@@ -376,7 +338,7 @@ class SchedulerConfig:
     health_check_interval: Duration = "60s"
     retention_days: int = 30
     retention_runs: int = 10_000
-    budgets: Mapping[str, Budget] = field(default_factory=dict)
+    budgets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if str(self.database) in ("", ":memory:"):
@@ -392,6 +354,10 @@ class SchedulerConfig:
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}: found {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
         find_timezone(self.timezone)
+        for name, table in self.budgets.items():
+            if unknown := [key for key in table if key not in ("rate", "burst")]:
+                raise ConfigError(f"budgets.{name}: found {unknown[0]!r}, allowed: rate, burst")
+            Budget(name, **table)
 
 
 # ======================================================================================================================
@@ -661,6 +627,11 @@ class TimetableJob(schedule.Job):
         """Compare by next run; a job that has none comes last."""
         return (self.due is None, self.due or 0) < (other.due is None, other.due or 0)
 
+    @property
+    def should_run(self) -> bool:
+        """Whether it is due, by the Timetable's clock."""
+        return self.due is not None and self.due <= cast(Timetable, self.scheduler).now()
+
     def run(self) -> None:
         """Move to the next slot, then tell the owner which moment was due. The owner cannot raise (trap 2)."""
         due = cast(int, self.due)
@@ -703,6 +674,16 @@ class Timetable(schedule.Scheduler):
         while self._heap and self._heap[0][2].entry != self._heap[0][1]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """Return the seconds until a job is due; None if no job has a next run."""
+        return None if (due := self.next_due()) is None else (due - self.now()) / SECOND
+
+    def clear(self, tag: Hashable | None = None) -> None:
+        """Take out all jobs, or those with a tag."""
+        for job in self.get_jobs(tag):
+            self.cancel_job(job)
 
     def run_pending(self) -> None:
         """Run the jobs that are due now, earliest first, each once however late it is."""
@@ -800,8 +781,9 @@ class Breaker:
         self.retry_at = _from_text_or_none(row["retry_at"])
         open_ = row["breaker"] != BreakerState.CLOSED or self.consecutive_errors >= self.threshold
         self.state = BreakerState.OPEN if open_ else BreakerState.CLOSED
-        if self.state is BreakerState.OPEN and self.retry_at is None:
-            self.retry_at = now
+        if self.state is BreakerState.OPEN:
+            self.retry_at = now if self.retry_at is None else self.retry_at
+            self.opened_at = self.opened_at or now
         if self.retry_at is not None:
             limited = self.consecutive_rate_limits > 0
             self._pause = self.retry_at - now if limited else self.backoff(max(1, self.consecutive_errors))
@@ -817,7 +799,7 @@ class Breaker:
 # 6  Budget
 # ======================================================================================================================
 
-_RATE = re.compile(r"(\d+)/([a-z]+)")
+_RATE = re.compile(r"(\d{1,9})/([smhd])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -837,7 +819,7 @@ class Budget:
             raise ConfigError(f"budget name: found {self.name!r}, allowed is text")
         where = f"budget {self.name}"
         match = _RATE.fullmatch(self.rate) if isinstance(self.rate, str) else None
-        if match is None or match[2] not in UNITS or not 0 < int(match[1]) <= 1_000_000:
+        if match is None or not 0 < int(match[1]) <= 1_000_000:
             raise ConfigError(f'{where} rate: found {self.rate!r}, allowed are calls per unit such as "10/m"')
         if not isinstance(self.burst, int) or isinstance(self.burst, bool) or self.burst < 1:
             raise ConfigError(f"{where} burst: found {self.burst!r}, allowed is a whole number from 1")
@@ -902,7 +884,8 @@ class Ledger:
         self._due = max(self._due, now) + self.budget.pause
         return place
 
-    def answered(self, place: int, now: int, *, refused: bool = False, heard: bool = True, retry_after: int = 0) -> None:
+    def answered(self, place: int, now: int, *, refused: bool = False, heard: bool = True,
+                 retry_after: int = 0) -> None:
         """Note a call's end: a 429 (`refused`), any other answer (`heard`), or none at all."""
         if place in self._places:
             self._places[place] = now + self.budget.window
@@ -929,8 +912,14 @@ class Ledger:
         self.closed_until = closed_until
         self.mend(now)
 
+    def shift(self, step: int) -> None:
+        """The clock was set forward: what was held is held as long as before."""
+        self._places = {place: None if end is None else end + step for place, end in self._places.items()}
+        self._due += step
+        self.closed_until += step
+
     def mend(self, now: int) -> None:
-        """After a step of the clock: no place is held longer than a window from now, no pause longer than the burst's."""
+        """The clock was set back: no place is held longer than a window from now, no pause longer than the burst's."""
         latest = now + self.budget.window
         self._places = {place: None if end is None else min(end, latest) for place, end in self._places.items()}
         self._due = min(self._due, now + self.budget.burst * self.budget.pause)
@@ -941,12 +930,121 @@ class Ledger:
             del self._places[place]
 
 
+class Service:
+    """A budget in use: its ledger, the calls that wait, and the runs of jobs that name it."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.ledger = Ledger(budget)
+        self.waiting: list[tuple[int, int, Execution, Inbox]] = []
+        self.running = 0
+        self.priorities: collections.Counter[int] = collections.Counter()
+
+
+class Switchboard:
+    """The budgets in use, by name: which calls wait, and which goes out next, by the job's priority, then by age.
+
+    The ticker owns it. `save(ledger, reply, answer)` commits a ledger, and then answers: a place is committed before
+    its call is sent. The configuration's rate and burst (`overrides`) win over what collectors say.
+    """
+
+    def __init__(self, overrides: Mapping[str, Mapping[str, Any]],
+                 save: Callable[[Ledger, Inbox | None, Any], None]) -> None:
+        self._overrides = overrides
+        self._save = save
+        self._services: dict[str, Service] = {}
+        self._numbers = itertools.count(1)
+
+    def use(self, budget: Budget) -> Service:
+        """Return the service of a budget, made at first use."""
+        if budget.name not in self._services:
+            self._services[budget.name] = Service(self._overridden(budget))
+        return self._services[budget.name]
+
+    def _overridden(self, budget: Budget) -> Budget:
+        return dataclasses.replace(budget, **self._overrides.get(budget.name, {}))
+
+    def restore(self, row: sqlite3.Row, now: int) -> None:
+        """Take up a stored ledger; rate and burst are what a collector or the configuration says now."""
+        service = self.use(Budget(row["name"], row["rate"], row["burst"]))
+        service.ledger.load(row["calls"], _from_text_or_none(row["closed_until"]) or 0, now)
+
+    def count_job(self, budget: Budget | None, priority: int, count: int) -> None:
+        """Note that a job which names a budget comes (1) or goes (-1)."""
+        if budget is not None:
+            service = self.use(budget)
+            service.ledger.budget = self._overridden(budget)
+            service.priorities[priority] += count
+            service.priorities = +service.priorities
+
+    def is_most_urgent(self, budget: Budget, priority: int) -> bool:
+        """Whether no job that names this budget has a higher priority."""
+        return priority >= max(self.use(budget).priorities, default=priority)
+
+    def has_room(self, name: str, urgent: bool, workers: int, now: int) -> bool:
+        """Whether a run of a job that names this budget may start: it is open, and has not got its share of the
+        workers: half of them, at least one, the last of these only for its most urgent jobs."""
+        service, share = self._services[name], max(1, workers // 2)
+        return service.ledger.closed_until <= now and service.running < (share if urgent or share == 1 else share - 1)
+
+    def ask(self, execution: Execution, budget: Budget, priority: int, reply: Inbox, now: int) -> None:
+        """Let a call wait for its turn; `reply` gets the number of its place."""
+        service = self.use(budget)
+        heapq.heappush(service.waiting, (-priority, next(self._numbers), execution, reply))
+        self._serve(service, now)
+
+    def serve(self, now: int) -> None:
+        """Let out the calls that may go now."""
+        for service in self._services.values():
+            self._serve(service, now)
+
+    def _serve(self, service: Service, now: int) -> None:
+        while service.waiting and service.ledger.next_free(now) == now:
+            *_, reply = heapq.heappop(service.waiting)
+            place = service.ledger.take(now)
+            self._save(service.ledger, reply, place)
+
+    def end(self, name: str, place: int, now: int, **how: Any) -> None:
+        """Note how a call ended; what that does to the budget is the ledger's to say."""
+        ledger = self._services[name].ledger
+        ledger.answered(place, now, **how)
+        self._save(ledger, None, True)
+
+    def free(self, budget: Budget, priority: int, now: int) -> int:
+        """Return how many calls could go out now; none while a run of higher priority waits."""
+        service = self.use(budget)
+        outranked = bool(service.waiting) and service.waiting[0][0] < -priority
+        return 0 if outranked else service.ledger.free(now)
+
+    def dismiss(self, execution: Execution, why: RunStopped) -> None:
+        """Answer the calls that a run waits for: it must end."""
+        for service in self._services.values():
+            for entry in [entry for entry in service.waiting if entry[2] is execution]:
+                service.waiting.remove(entry)
+                entry[3].put(why)
+            heapq.heapify(service.waiting)
+
+    def next_moment(self, now: int, *, runs_wait: bool) -> int | None:
+        """Return when something may go out next: a call that waits, or a run that waits for a closed budget."""
+        moments: list[int | None] = []
+        for service in self._services.values():
+            if service.waiting:
+                moments.append(service.ledger.next_free(now))
+            if runs_wait and service.ledger.closed_until > now:
+                moments.append(service.ledger.closed_until)
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def mend(self, now: int, step: int) -> None:
+        """After a step of the clock: no wait is shorter or longer than it was going to be."""
+        for service in self._services.values():
+            if step > 0:
+                service.ledger.shift(step)
+            else:
+                service.ledger.mend(now)
+
+
 # ======================================================================================================================
 # 7  Collectors
 # ======================================================================================================================
-
-OUR_OPTIONS = ("use", "every", "at", "timeout", "priority", "max_consecutive_errors", "quiet", "enabled")
-
 
 class Collector:
     """Base of collectors: fetches rows and hands them over. One instance per job; `collect` runs on a worker thread.
@@ -1002,47 +1100,6 @@ def collector(
     return lambda function: FunctionCollector(function, **settings)
 
 
-OptionsReader = Callable[[type, Mapping[str, Any], str], Any]
-
-
-def read_options(options_type: type, values: Mapping[str, Any], where: str) -> Any:
-    """Build a collector's Options from a table: unknown keys, missing keys and `__post_init__` errors are ConfigErrors.
-
-    Types are not checked here: what Python code passes is its own affair. `config.py` has a reader that checks them.
-    """
-    fields = {f.name: f for f in dataclasses.fields(options_type) if f.init}
-    for key in values:
-        if key not in fields:
-            raise ConfigError(f"{where} {key}: unknown option{_closest(key, fields)}")
-    missing = missing_options(options_type, values)
-    if missing:
-        raise ConfigError(f"{where}: needs {', '.join(f'`{name}`' for name in missing)}")
-    made, error = _guard(lambda: options_type(**values))
-    if error is not None:
-        raise ConfigError(f"{where}: {_one_line(error)}") from error
-    return made
-
-
-def missing_options(options_type: type | None, values: Mapping[str, Any]) -> list[str]:
-    """Return the names of the options that have no default and no value."""
-    if options_type is None:
-        return []
-    none = dataclasses.MISSING
-    wanted = [f for f in dataclasses.fields(options_type) if f.init and f.default is none and f.default_factory is none]
-    return [f.name for f in wanted if f.name not in values]
-
-
-def _guard(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-    """Call plugin code: the one place where everything is caught, `SystemExit` included (but not the user's Ctrl-C,
-    which Python raises on the main thread only)."""
-    try:
-        return call(), None
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-            raise
-        return None, error
-
-
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Rows for one table.
@@ -1083,7 +1140,7 @@ def row_groups(batch: Batch) -> list[RowGroup]:
     columns: tuple[str, ...] | None = None
     for number, row in enumerate(batch.rows, 1):
         if not isinstance(row, Mapping) or not row:
-            raise YieldRefused(f"{batch.table} row {number}: found {type(row).__name__}, allowed are mappings with keys")
+            raise YieldRefused(f"{batch.table} row {number}: found {type(row).__name__}, allowed are filled mappings")
         keys = tuple(row)
         if keys != columns:
             _check_columns(batch.table, keys, (*pk, *stamp))
@@ -1179,6 +1236,11 @@ def state_text(state: Any) -> str:
                        "lists, text, finite numbers, bools and None")
 
 
+def _is_faithful(value: Any) -> bool:
+    same, error = _guard(lambda: json.loads(json.dumps(value, allow_nan=False)) == value)
+    return error is None and bool(same)
+
+
 def _unfaithful(value: Any, path: str = "") -> str:
     """Return the path of the first thing in `value` that JSON would change."""
     children: Iterable[tuple[Any, Any]] = ()
@@ -1190,8 +1252,7 @@ def _unfaithful(value: Any, path: str = "") -> str:
         below = f"{path}[{key!r}]"
         if isinstance(value, dict) and not isinstance(key, str):
             return below
-        found, error = _guard(lambda child=child: json.loads(json.dumps(child, allow_nan=False)) == child)  # type: ignore[misc]
-        if error is not None or not found:
+        if not _is_faithful(child):
             return _unfaithful(child, below) if isinstance(child, dict | list) else below
     return path
 
@@ -1356,6 +1417,39 @@ class HeldCall:
 # 8  Plugins
 # ======================================================================================================================
 
+OUR_OPTIONS = ("use", "every", "at", "timeout", "priority", "max_consecutive_errors", "quiet", "enabled")
+
+
+OptionsReader = Callable[[type, Mapping[str, Any], str], Any]
+
+
+def read_options(options_type: type, values: Mapping[str, Any], where: str) -> Any:
+    """Build a collector's Options from a table: unknown keys, missing keys and `__post_init__` errors are ConfigErrors.
+
+    Types are not checked here: what Python code passes is its own affair. `config.py` has a reader that checks them.
+    """
+    fields = {f.name: f for f in dataclasses.fields(options_type) if f.init}
+    for key in values:
+        if key not in fields:
+            raise ConfigError(f"{where} {key}: unknown option{_closest(key, fields)}")
+    missing = missing_options(options_type, values)
+    if missing:
+        raise ConfigError(f"{where}: needs {', '.join(f'`{name}`' for name in missing)}")
+    made, error = _guard(lambda: options_type(**values))
+    if error is not None:
+        raise ConfigError(f"{where}: {_one_line(error)}") from error
+    return made
+
+
+def missing_options(options_type: type | None, values: Mapping[str, Any]) -> list[str]:
+    """Return the names of the options that have no default and no value."""
+    if options_type is None:
+        return []
+    none = dataclasses.MISSING
+    wanted = [f for f in dataclasses.fields(options_type) if f.init and f.default is none and f.default_factory is none]
+    return [f.name for f in wanted if f.name not in values]
+
+
 hookspec = pluggy.HookspecMarker("geckosched")
 hookimpl = pluggy.HookimplMarker("geckosched")
 
@@ -1440,7 +1534,8 @@ class CollectorRegistry:
         self.plugins[name] = PluginStatus(name, *distribution, error is None, text, tuple(sorted(brought)))
         return name
 
-    def _register(self, name: str, load: Callable[[], Any], settings: Mapping[str, Any], brought: dict[str, Any]) -> None:
+    def _register(self, name: str, load: Callable[[], Any], settings: Mapping[str, Any],
+                  brought: dict[str, Any]) -> None:
         plugin = load()
         if isinstance(plugin, type):
             plugin = plugin(settings)
@@ -1488,7 +1583,7 @@ def check_collector(made: Any) -> str:
             raise ConfigError(f"collector {name}: Options is {options!r}, allowed is a dataclass")
         for f in dataclasses.fields(options):
             if f.name in OUR_OPTIONS:
-                raise ConfigError(f'collector {name}: an option can\'t be called "{f.name}", which is a setting of every job')
+                raise ConfigError(f'collector {name}: found the option "{f.name}", which is a setting of every job')
     parse_every(getattr(made, "every", "1h"), f"collector {name} every")
     return name
 
@@ -1497,17 +1592,18 @@ def check_collector(made: Any) -> str:
 # 9  Store
 # ======================================================================================================================
 
-_FILE_ERRORS = frozenset((5, 6, 7, 8, 10, 11, 13, 14, 15, 26))  # busy locked nomem readonly ioerr corrupt full cantopen ...
+# busy, locked, nomem, readonly, ioerr, corrupt, full, cantopen, protocol, notadb
+_FILE_ERRORS = frozenset((5, 6, 7, 8, 10, 11, 13, 14, 15, 26))
 _JOB_COLUMNS: dict[str, Any] = {
     "job_id": str, "collector": str, "plugin": str, "every": str, "at": str, "quiet": str, "enabled": int,
     "disabled_at": str, "state": str, "breaker": str, "consecutive_errors": int, "consecutive_rate_limits": int,
     "opened_at": str, "retry_at": str, "next_run_at": str, "last_run_id": int, "last_scheduled_for": str,
-    "last_success_at": str, "last_sign_at": str, "last_failure_id": int, "last_rows_at": str, "runs": int, "errors": int,
-    "rows": int, "missed": int, "lost": int, "seconds": float, "abandoned": int, "retired_at": str,
+    "last_success_at": str, "last_sign_at": str, "last_failure_id": int, "last_rows_at": str, "runs": int,
+    "errors": int, "rows": int, "missed": int, "lost": int, "seconds": float, "abandoned": int, "retired_at": str,
 }
 _RUN_COLUMNS: dict[str, Any] = {
-    "id": int, "job_id": str, "reason": str, "scheduled_for": str, "started_at": str, "finished_at": str, "outcome": str,
-    "rows": int, "calls": int, "missed": int, "lost": int, "detail": str, "error_type": str, "error": str,
+    "id": int, "job_id": str, "reason": str, "scheduled_for": str, "started_at": str, "finished_at": str,
+    "outcome": str, "rows": int, "calls": int, "missed": int, "lost": int, "detail": str, "error_type": str, "error": str,
     "traceback": str, "instance_id": str,
 }
 _REQUEST_COLUMNS: dict[str, Any] = {
@@ -1535,7 +1631,8 @@ def _migrations() -> Any:
                                "lost", "abandoned"), 0)
         db["geckosched_jobs"].create(
             _JOB_COLUMNS, pk="job_id", defaults={**zeros, "seconds": 0.0, "state": "{}", "breaker": "closed"})
-        db["geckosched_runs"].create(_RUN_COLUMNS, pk="id", defaults=dict.fromkeys(("rows", "calls", "missed", "lost"), 0))
+        counts = dict.fromkeys(("rows", "calls", "missed", "lost"), 0)
+        db["geckosched_runs"].create(_RUN_COLUMNS, pk="id", defaults=counts)
         db["geckosched_runs"].create_index(["job_id"])
         db.execute("CREATE INDEX geckosched_runs_open ON geckosched_runs (id) WHERE outcome IS NULL")
         db["geckosched_losses"].create(
@@ -1613,27 +1710,6 @@ class Store:
                 raise StoreError(f"{self.path}: {error}") from error
             except sqlite3.Error as error:
                 raise StoreError(f"{self.path}: {error}") from error
-
-    def ask(self, action: str, job_id: str, arguments: Mapping[str, Any], now: int) -> int:
-        """Leave a request for the leader; returns its id."""
-        who = f"{os.getpid()}@{socket.gethostname()}"
-        return self._request("INSERT INTO geckosched_requests (action, job_id, arguments, requested_at, requested_by) "
-                             "VALUES (?,?,?,?,?)", (action, job_id, json.dumps(arguments), to_text(now), who))
-
-    def expire(self, request: int, now: int) -> bool:
-        """Take back a request that nobody answered; False if somebody did after all."""
-        return bool(self._request("UPDATE geckosched_requests SET answered_at=?, answer='expired' WHERE id=? "
-                                  "AND answered_at IS NULL", (to_text(now), request), count=True))
-
-    def _request(self, sql: str, params: Sequence[Any], *, count: bool = False) -> int:
-        try:
-            with contextlib.closing(sqlite3.connect(self.path, timeout=5.0, isolation_level=None)) as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                cursor = connection.execute(sql, params)
-                connection.execute("COMMIT")
-                return cursor.rowcount if count else int(cursor.lastrowid or 0)
-        except sqlite3.Error as error:
-            raise StoreError(f"{self.path}: {error}") from error
 
     def runs(self, where: str = "1", params: Sequence[Any] = (), limit: int = 50) -> list[Run]:
         """Return runs, newest first."""
@@ -1866,73 +1942,147 @@ def _insert_sql(group: RowGroup) -> str:
     return f"{sql}UPDATE SET {assignments} WHERE {changes}"
 
 
-# --- What `status` shows ----------------------------------------------------------------------------------------------
+class Waiter:
+    """Somebody who waits for a run: a caller in this process (`inbox`), or a request in the store (`request`)."""
 
-STALE_HEARTBEAT = 10 * SECOND
+    __slots__ = ("inbox", "request")
 
+    def __init__(self, inbox: Inbox | None = None, request: int | None = None) -> None:
+        self.inbox = inbox
+        self.request = request
 
-def health_of(job: Mapping[str, Any], now: int, leader_since: int | None, lost_lately: int, broken: bool) -> Health:
-    """Judge a job by its row. The three intervals of silence count from the later of the last sign of life and the
-    leader's start, and are at least three minutes; with nobody leading, silence says nothing about the job."""
-    every = parse_duration(job["every"])
-    sign = _from_text_or_none(job["last_sign_at"])
-    if not job["enabled"] or job["disabled_at"] is not None:
-        return Health.DISABLED
-    silent_since = None if leader_since is None else max(leader_since, sign or 0)
-    silent = silent_since is not None and now - silent_since > max(3 * every, 3 * MINUTE)
-    if broken or job["breaker"] != BreakerState.CLOSED or job["abandoned"] or silent:
-        return Health.UNHEALTHY
-    if not job["runs"]:
-        return Health.PENDING
-    rows_at = _from_text_or_none(job["last_rows_at"]) or leader_since
-    quiet = job["quiet"] is not None and rows_at is not None and now - rows_at > parse_duration(job["quiet"])
-    return Health.DEGRADED if job["consecutive_errors"] or lost_lately or quiet else Health.HEALTHY
+    def started(self, run_id: int) -> None:
+        if self.inbox is not None:
+            self.inbox.put(("started", run_id))
 
+    def finished(self, run_id: int) -> None:
+        if self.inbox is not None:
+            self.inbox.put(("finished", run_id))
 
-_STATUS_SQL = """
-    SELECT j.*, r.outcome AS last_outcome, r.started_at AS last_started_at, r.finished_at AS last_finished_at,
-           CASE WHEN f.error IS NULL THEN f.detail WHEN f.error_type IS NULL THEN f.error
-                ELSE f.error_type || ': ' || f.error END AS last_error,
-           (SELECT started_at FROM geckosched_runs o WHERE o.job_id = j.job_id AND o.outcome IS NULL
-             ORDER BY id DESC LIMIT 1) AS running_since,
-           (SELECT total(outcome IN ('succeeded', 'partial')) / nullif(count(*), 0) FROM
-             (SELECT outcome FROM geckosched_runs h WHERE h.job_id = j.job_id
-               AND outcome IN ('succeeded', 'partial', 'failed', 'timed_out') ORDER BY id DESC LIMIT 100)
-           ) AS success_rate,
-           (SELECT total(count) FROM geckosched_losses l WHERE l.job_id = j.job_id AND l.until >= ?) AS lost_lately
-      FROM geckosched_jobs j
-      LEFT JOIN geckosched_runs r ON r.id = j.last_run_id
-      LEFT JOIN geckosched_runs f ON f.id = j.last_failure_id
-     WHERE j.retired_at IS NULL
-     ORDER BY j.job_id
-"""
+    def closed(self) -> None:
+        """The scheduler stops, or the job is gone, before the run could start."""
+        if self.inbox is not None:
+            self.inbox.put(("closed", None))
 
 
-def read_jobs(store: Store, now: int, leader_since: int | None, broken: Iterable[str]) -> list[JobStatus]:
-    """Return the status of every job in the store. `success_rate` is over the last 100 runs that say something."""
-    rows = store.read(_STATUS_SQL, (to_text(now - DAY),))
-    return [_job_status(row, now, leader_since, row["plugin"] in set(broken)) for row in rows]
+class StartRun(Message):
+    """Commits a run's row, then hands the run to a worker."""
+
+    __slots__ = ("_execution",)
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+
+    def write(self, writer: Writer) -> None:
+        e = self._execution
+        if e.closed:
+            return
+        writer.connection.execute(
+            "INSERT INTO geckosched_runs (id, job_id, reason, scheduled_for, started_at, missed, instance_id) "
+            "VALUES (?,?,?,?,?,?,?)",
+            (e.id, e.job.registration.job_id, e.reason, _text_or_none(e.scheduled_for), to_text(e.started_at), e.missed,
+             e.lead.instance_id))
+        for waiter in e.waiters:
+            if waiter.request is not None:
+                writer.connection.execute("UPDATE geckosched_requests SET run_id=? WHERE id=?", (e.id, waiter.request))
+        writer.open_run(e.id)
+
+    def done(self) -> None:
+        self._execution.lead.work.put(self._execution)
+        for waiter in self._execution.waiters:
+            waiter.started(self._execution.id)
+
+    def refused(self, error: BaseException) -> None:
+        super().refused(error)
+        ticker = self._execution.lead.ticker
+        ending = Ending(Outcome.INTERRUPTED, detail=_one_line(error))
+        ticker.inbox.put((ticker.ended, self._execution, ending, self._execution.started_at))
 
 
-def _job_status(row: sqlite3.Row, now: int, leader_since: int | None, broken: bool) -> JobStatus:
-    def moment(name: str) -> datetime | None:
-        return None if row[name] is None else to_datetime(from_text(row[name]))
+class CommitRows(Message):
+    """One yield: rows, state and losses in one transaction, if the run may still store."""
 
-    started, finished, since = moment("last_started_at"), moment("last_finished_at"), moment("running_since")
-    return JobStatus(
-        job_id=row["job_id"], collector=row["collector"], plugin=row["plugin"], every=row["every"],
-        enabled=bool(row["enabled"]), disabled_at=moment("disabled_at"),
-        health=health_of(cast(Mapping[str, Any], row), now, leader_since, int(row["lost_lately"]), broken),
-        breaker=BreakerState(row["breaker"]), consecutive_errors=row["consecutive_errors"], retry_at=moment("retry_at"),
-        next_run_at=moment("next_run_at"),
-        running_for=None if since is None else max(0.0, (to_datetime(now) - since).total_seconds()),
-        last_outcome=None if row["last_outcome"] is None else Outcome(row["last_outcome"]),
-        last_started_at=started,
-        last_seconds=None if started is None or finished is None else (finished - started).total_seconds(),
-        last_success_at=moment("last_success_at"), last_rows_at=moment("last_rows_at"), last_error=row["last_error"],
-        runs=row["runs"], errors=row["errors"], success_rate=row["success_rate"], rows=row["rows"], lost=row["lost"],
-        missed=row["missed"],
-    )
+    __slots__ = ("_calls", "_execution", "_groups", "_losses", "_reply", "_rows", "_state")
+
+    def __init__(self, execution: Execution, groups: list[RowGroup], state: str | None, losses: list[Loss], calls: int,
+                 reply: Inbox) -> None:
+        self._execution = execution
+        self._groups = groups
+        self._state = state
+        self._losses = losses
+        self._calls = calls
+        self._reply = reply
+
+    def write(self, writer: Writer) -> None:
+        execution, job_id = self._execution, self._execution.job.registration.job_id
+        if not writer.is_open(execution.id):
+            raise RunStopped("the run is closed: nothing of it is stored any more")
+        self._rows = count = sum(writer.write_rows(group) for group in self._groups)
+        lost = sum(loss.amount for loss in self._losses)
+        execute = writer.connection.execute
+        for loss in self._losses:
+            execute("INSERT INTO geckosched_losses VALUES (?,?,?,?,?,?)", (execution.id, job_id, *loss))
+        execute("UPDATE geckosched_runs SET rows=rows+?, lost=lost+?, calls=? WHERE id=?",
+                (count, lost, self._calls, execution.id))
+        rows_at = to_text(execution.lead.clock.now()) if count else None
+        execute("UPDATE geckosched_jobs SET rows=rows+?, lost=lost+?, state=coalesce(?, state), "
+                "last_rows_at=coalesce(?, last_rows_at) WHERE job_id=?",
+                (count, lost, self._state, rows_at, job_id))
+
+    def done(self) -> None:
+        if self._state is not None:
+            self._execution.job.state = self._state
+        self._execution.rows += self._rows
+        self._reply.put(True)
+
+    def refused(self, error: BaseException) -> None:
+        self._reply.put(error if isinstance(error, Signal) else RunStopped(_one_line(error)))
+
+
+class CloseRun(Message):
+    """Closes a run and moves its job's row in one transaction; then whoever waits is told."""
+
+    __slots__ = ("_ending", "_execution", "_finished_at", "_job_row")
+
+    def __init__(self, execution: Execution, ending: Ending, finished_at: int, job_row: tuple[Any, ...]) -> None:
+        self._execution = execution
+        self._ending = ending
+        self._finished_at = finished_at
+        self._job_row = job_row
+
+    def write(self, writer: Writer) -> None:
+        e, end = self._execution, self._ending
+        if not writer.is_open(e.id):  # its Start was never committed: there is no row to close
+            return
+        writer.connection.execute(
+            "UPDATE geckosched_runs SET finished_at=?, outcome=?, calls=?, detail=?, error_type=?, error=?, "
+            "traceback=? WHERE id=?",
+            (to_text(self._finished_at), end.outcome, end.calls, end.detail, end.error_type, end.error, end.traceback,
+             e.id))
+        writer.connection.execute(_CLOSE_JOB, self._job_row)
+        writer.close_run(e.id)
+
+    def done(self) -> None:
+        for waiter in self._execution.waiters:
+            waiter.finished(self._execution.id)
+
+    def refused(self, error: BaseException) -> None:
+        super().refused(error)
+        self.done()
+
+
+_CLOSE_JOB = """
+    UPDATE geckosched_jobs SET breaker=?, consecutive_errors=?, consecutive_rate_limits=?, opened_at=?, retry_at=?,
+        next_run_at=?, last_run_id=?, last_scheduled_for=?, last_success_at=coalesce(?, last_success_at),
+        last_sign_at=coalesce(?, last_sign_at), last_failure_id=coalesce(?, last_failure_id), runs=runs+1,
+        errors=errors+?, missed=missed+?, seconds=seconds+?, abandoned=?
+    WHERE job_id=?"""
+_SAVE_JOB = """
+    INSERT INTO geckosched_jobs (job_id, collector, plugin, every, at, quiet, enabled, next_run_at)
+    VALUES (?,?,?,?,?,?,?,?)
+    ON CONFLICT (job_id) DO UPDATE SET collector=excluded.collector, plugin=excluded.plugin, every=excluded.every,
+        at=excluded.at, quiet=excluded.quiet, enabled=excluded.enabled, next_run_at=excluded.next_run_at,
+        retired_at=NULL"""
 
 
 # ======================================================================================================================
@@ -2061,11 +2211,58 @@ class Registration:
         return (self.job_id, self.name, self.plugin, format_duration(self.every), self.at, quiet, int(self.enabled))
 
 
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A run that waits for a worker or a budget: what it will be when it starts."""
+
+    reason: Reason
+    scheduled_for: int | None
+    missed: int
+    waiters: list[Waiter]
+    since: int
+    entry: int = 0  # which entry of the queue is the valid one; 0 before the first
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A job as the ticker keeps it. `accounted` is the last slot that was served, missed or passed over."""
+
+    registration: Registration
+    breaker: Breaker
+    enabled: bool
+    slot: TimetableJob = field(init=False)  # its place in the timetable
+    disabled_at: int | None = None
+    dormant: bool = False  # no slots here: a momentary lead, or left out by `only`
+    gone: bool = False  # unregistered; a run may still be at it
+    ran: bool = False
+    state: str = "{}"
+    instance: Any = None
+    accounted: int | None = None
+    repeats: int | None = None  # the slot that a retry, probe or rerun repeats
+    next: NextRun | None = None
+    missed: int = 0
+    running: Execution | None = None
+    waiting: Waiting | None = None
+    queued: list[Waiter] = field(default_factory=list)  # who asked while it was running
+    abandoned: int = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether its slots count: it is there, and neither the operator nor the configuration switched it off."""
+        return self.enabled and self.disabled_at is None and not self.gone
+
+    @property
+    def next_text(self) -> str | None:
+        """When it runs next, as the store has it."""
+        return None if self.next is None else to_text(self.next.due)
+
+
 class Execution:
     """One run of a job, from admission to Close, and what its RunContext stands on (`RunPort`)."""
 
     __slots__ = ("abandoned", "asked_at", "closed", "context", "id", "job", "lead", "missed", "reason", "rows",
-                 "scheduled_for", "service", "started_at", "started_monotonic", "stop", "thread", "waited", "waiters", "waiting_since",
+                 "scheduled_for", "service", "started_at", "started_monotonic", "stop", "thread", "waited", "waiters",
+                 "waiting_since",
                  "wake")
 
     def __init__(self, lead: Lead, job: Job, run_id: int, reason: Reason, scheduled_for: int | None, missed: int,
@@ -2215,8 +2412,8 @@ class Execution:
             seconds = (finished_at - self.started_at) / SECOND
             error = ": ".join(part for part in (ending.error_type, ending.error) if part)
             why = error or (ending.detail or "").replace("\n", "; ")
-            log.log(level, "%s: %s, %d rows, %.1f s%s", self.job.registration.job_id, ending.outcome, self.rows, seconds,
-                    f" ({why[:200]})" if why else "")
+            name, why = self.job.registration.job_id, f" ({why[:200]})" if why else ""
+            log.log(level, "%s: %s, %d rows, %.1f s%s", name, ending.outcome, self.rows, seconds, why)
 
     # -- the ticker's side
 
@@ -2290,149 +2487,6 @@ def _traceback(error: BaseException) -> str | None:
     return None if broken is not None else _clean("".join(lines))[-20_000:]
 
 
-class StartRun(Message):
-    """Commits a run's row, then hands the run to a worker."""
-
-    __slots__ = ("_execution",)
-
-    def __init__(self, execution: Execution) -> None:
-        self._execution = execution
-
-    def write(self, writer: Writer) -> None:
-        e = self._execution
-        if e.closed:
-            return
-        writer.connection.execute(
-            "INSERT INTO geckosched_runs (id, job_id, reason, scheduled_for, started_at, missed, instance_id) "
-            "VALUES (?,?,?,?,?,?,?)",
-            (e.id, e.job.registration.job_id, e.reason, _text_or_none(e.scheduled_for), to_text(e.started_at), e.missed,
-             e.lead.instance_id))
-        for waiter in e.waiters:
-            if waiter.request is not None:
-                writer.connection.execute("UPDATE geckosched_requests SET run_id=? WHERE id=?", (e.id, waiter.request))
-        writer.open_run(e.id)
-
-    def done(self) -> None:
-        self._execution.lead.work.put(self._execution)
-        for waiter in self._execution.waiters:
-            waiter.started(self._execution.id)
-
-    def refused(self, error: BaseException) -> None:
-        super().refused(error)
-        ticker = self._execution.lead.ticker
-        ending = Ending(Outcome.INTERRUPTED, detail=_one_line(error))
-        ticker.inbox.put((ticker.ended, self._execution, ending, self._execution.started_at))
-
-
-class CommitRows(Message):
-    """One yield: rows, state and losses in one transaction, if the run may still store."""
-
-    __slots__ = ("_calls", "_execution", "_groups", "_losses", "_reply", "_rows", "_state")
-
-    def __init__(self, execution: Execution, groups: list[RowGroup], state: str | None, losses: list[Loss], calls: int,
-                 reply: Inbox) -> None:
-        self._execution = execution
-        self._groups = groups
-        self._state = state
-        self._losses = losses
-        self._calls = calls
-        self._reply = reply
-
-    def write(self, writer: Writer) -> None:
-        execution, job_id = self._execution, self._execution.job.registration.job_id
-        if not writer.is_open(execution.id):
-            raise RunStopped("the run is closed: nothing of it is stored any more")
-        self._rows = count = sum(writer.write_rows(group) for group in self._groups)
-        lost = sum(loss.amount for loss in self._losses)
-        execute = writer.connection.execute
-        for loss in self._losses:
-            execute("INSERT INTO geckosched_losses VALUES (?,?,?,?,?,?)", (execution.id, job_id, *loss))
-        execute("UPDATE geckosched_runs SET rows=rows+?, lost=lost+?, calls=? WHERE id=?",
-                (count, lost, self._calls, execution.id))
-        rows_at = to_text(execution.lead.clock.now()) if count else None
-        execute("UPDATE geckosched_jobs SET rows=rows+?, lost=lost+?, state=coalesce(?, state), "
-                "last_rows_at=coalesce(?, last_rows_at) WHERE job_id=?",
-                (count, lost, self._state, rows_at, job_id))
-
-    def done(self) -> None:
-        if self._state is not None:
-            self._execution.job.state = self._state
-        self._execution.rows += self._rows
-        self._reply.put(True)
-
-    def refused(self, error: BaseException) -> None:
-        self._reply.put(error if isinstance(error, Signal) else RunStopped(_one_line(error)))
-
-
-class CloseRun(Message):
-    """Closes a run and moves its job's row in one transaction; then whoever waits is told."""
-
-    __slots__ = ("_ending", "_execution", "_finished_at", "_job_row")
-
-    def __init__(self, execution: Execution, ending: Ending, finished_at: int, job_row: tuple[Any, ...]) -> None:
-        self._execution = execution
-        self._ending = ending
-        self._finished_at = finished_at
-        self._job_row = job_row
-
-    def write(self, writer: Writer) -> None:
-        e, end = self._execution, self._ending
-        if not writer.is_open(e.id):  # its Start was never committed: there is no row to close
-            return
-        writer.connection.execute(
-            "UPDATE geckosched_runs SET finished_at=?, outcome=?, calls=?, detail=?, error_type=?, error=?, traceback=? "
-            "WHERE id=?",
-            (to_text(self._finished_at), end.outcome, end.calls, end.detail, end.error_type, end.error, end.traceback,
-             e.id))
-        writer.connection.execute(_CLOSE_JOB, self._job_row)
-        writer.close_run(e.id)
-
-    def done(self) -> None:
-        for waiter in self._execution.waiters:
-            waiter.finished(self._execution.id)
-
-    def refused(self, error: BaseException) -> None:
-        super().refused(error)
-        self.done()
-
-
-_CLOSE_JOB = """
-    UPDATE geckosched_jobs SET breaker=?, consecutive_errors=?, consecutive_rate_limits=?, opened_at=?, retry_at=?,
-        next_run_at=?, last_run_id=?, last_scheduled_for=?, last_success_at=coalesce(?, last_success_at),
-        last_sign_at=coalesce(?, last_sign_at), last_failure_id=coalesce(?, last_failure_id), runs=runs+1,
-        errors=errors+?, missed=missed+?, seconds=seconds+?, abandoned=?
-    WHERE job_id=?"""
-_SAVE_JOB = """
-    INSERT INTO geckosched_jobs (job_id, collector, plugin, every, at, quiet, enabled, next_run_at)
-    VALUES (?,?,?,?,?,?,?,?)
-    ON CONFLICT (job_id) DO UPDATE SET collector=excluded.collector, plugin=excluded.plugin, every=excluded.every,
-        at=excluded.at, quiet=excluded.quiet, enabled=excluded.enabled, next_run_at=excluded.next_run_at,
-        retired_at=NULL"""
-
-
-class Waiter:
-    """Somebody who waits for a run: a caller in this process (`inbox`), or a request in the store (`request`)."""
-
-    __slots__ = ("inbox", "request")
-
-    def __init__(self, inbox: Inbox | None = None, request: int | None = None) -> None:
-        self.inbox = inbox
-        self.request = request
-
-    def started(self, run_id: int) -> None:
-        if self.inbox is not None:
-            self.inbox.put(("started", run_id))
-
-    def finished(self, run_id: int) -> None:
-        if self.inbox is not None:
-            self.inbox.put(("finished", run_id))
-
-    def closed(self) -> None:
-        """The scheduler stops, or the job is gone, before the run could start."""
-        if self.inbox is not None:
-            self.inbox.put(("closed", None))
-
-
 # ======================================================================================================================
 # 11  Leadership and requests
 # ======================================================================================================================
@@ -2486,6 +2540,68 @@ class LeaderLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+class Requests:
+    """What processes other than the leader ask of it: rows of `geckosched_requests`, which everybody may write."""
+
+    def __init__(self, store: Store, lock: LeaderLock) -> None:
+        self._store = store
+        self._lock = lock
+
+    def put(self, action: str, job_id: str, arguments: Mapping[str, Any], now: int) -> int:
+        """Leave a request for the leader; returns its id."""
+        who = f"{os.getpid()}@{socket.gethostname()}"
+        columns = "action, job_id, arguments, requested_at, requested_by"
+        sql = f"INSERT INTO geckosched_requests ({columns}) VALUES (?,?,?,?,?)"
+        return int(self._write(sql, action, job_id, json.dumps(arguments), to_text(now), who).lastrowid or 0)
+
+    def get(self, request: int) -> sqlite3.Row:
+        """Return a request as it stands."""
+        return self._store.read("SELECT * FROM geckosched_requests WHERE id = ?", (request,))[0]
+
+    def take_back(self, request: int, now: int) -> bool:
+        """Expire a request that nobody answered; False if somebody did after all."""
+        sql = "UPDATE geckosched_requests SET answered_at=?, answer='expired' WHERE id=? AND answered_at IS NULL"
+        return self._write(sql, to_text(now), request).rowcount > 0
+
+    def ask(self, action: str, job_id: str, arguments: Mapping[str, Any]) -> sqlite3.Row | None:
+        """Ask the leading process, and wait for its answer; None if it is gone (the request is taken back then)."""
+        request = self.put(action, job_id, arguments, Clock().now())
+        until = time.monotonic() + REQUEST_LIFETIME / SECOND
+        while True:
+            row = self.get(request)
+            if row["answered_at"] is not None:
+                return row
+            led = self._lock.is_held()
+            if (not led or time.monotonic() > until) and self.take_back(request, Clock().now()):
+                return self.get(request) if led else None
+            Inbox().wait(0.05)
+
+    def follow(self, row: sqlite3.Row, wait: bool, timeout: float | None) -> Run | None:
+        """Wait for the run of an answered trigger by reading the store; None while it waits for its turn."""
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            runs = self._store.runs("id = ?", (row["run_id"],), 1) if row["run_id"] else []
+            if runs and (runs[0].outcome is not None or not wait):
+                return runs[0]
+            if (not wait and row["answer"] != "accepted") or time.monotonic() > until:
+                return runs[0] if runs else None
+            if not runs and not self._lock.is_held():
+                raise SchedulerClosed(f"trigger {row['job_id']}: the leader ended before the run could start")
+            Inbox().wait(0.05)
+            row = self.get(row["id"])
+
+    def _write(self, sql: str, *params: Any) -> sqlite3.Cursor:
+        path = self._store.path
+        try:
+            with contextlib.closing(sqlite3.connect(path, timeout=5.0, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                cursor = connection.execute(sql, params)
+                connection.execute("COMMIT")
+                return cursor
+        except sqlite3.Error as error:
+            raise StoreError(f"{path}: {error}") from error
 
 
 class Lead:
@@ -2592,7 +2708,7 @@ class Lead:
         plugins = json.dumps([plugin.as_dict() for plugin in registry.plugins.values()])
         with undo:  # closing rolls back
             _retry_locked(lambda: connection.execute("BEGIN IMMEDIATE"))
-            _close_orphans(connection, now)
+            _close_orphans(connection)
             rows = {row["job_id"]: row for row in connection.execute(_RESTORE_SQL)}
             connection.execute(
                 "INSERT INTO geckosched_instances VALUES (?,?,?,?,?,?,NULL,0,?)",
@@ -2612,7 +2728,8 @@ class Lead:
                 registrations += [_registration_of(row) for row in rows.values()
                                   if row["job_id"] not in known and row["retired_at"] is None]
             saved = [self.ticker.add(registration, rows.get(registration.job_id)) for registration in registrations]
-            connection.executemany("DELETE FROM geckosched_jobs WHERE job_id=?", [(job[0],) for job, new in saved if new])
+            anew = [(job[0],) for job, foreign in saved if foreign]
+            connection.executemany("DELETE FROM geckosched_jobs WHERE job_id=?", anew)
             connection.executemany(_SAVE_JOB, [job for job, _ in saved])
             connection.execute("COMMIT")
             undo.pop_all()
@@ -2627,12 +2744,13 @@ _RESTORE_SQL = """
 
 def _registration_of(row: sqlite3.Row) -> Registration:
     """Return the registration of a stored job whose collector is not registered here: it can't run here."""
-    every = parse_duration(row["every"])
-    return Registration(row["job_id"], None, row["collector"], row["plugin"], {}, {}, bool(row["enabled"]), every, row["at"],
-                        Grid(row["job_id"], every), every, 0, sys.maxsize, row["quiet"] and parse_duration(row["quiet"]), None)
+    job_id, every = row["job_id"], parse_duration(row["every"])
+    quiet = None if row["quiet"] is None else parse_duration(row["quiet"])
+    return Registration(job_id, None, row["collector"], row["plugin"], {}, {}, bool(row["enabled"]), every, row["at"],
+                        Grid(job_id, every), every, 0, sys.maxsize, quiet, None)
 
 
-def _close_orphans(connection: sqlite3.Connection, now: int) -> None:
+def _close_orphans(connection: sqlite3.Connection) -> None:
     """Close the runs of a process that died as interrupted; its last heartbeat is the best guess when."""
     for run in connection.execute(
         "SELECT r.*, i.heartbeat_at FROM geckosched_runs r LEFT JOIN geckosched_instances i ON i.id = r.instance_id "
@@ -2643,7 +2761,8 @@ def _close_orphans(connection: sqlite3.Connection, now: int) -> None:
                            (Outcome.INTERRUPTED, ended, "its process ended without closing it", run["id"]))
         connection.execute(
             "UPDATE geckosched_jobs SET runs=runs+1, missed=missed+?, seconds=seconds+?, last_run_id=?, "
-            "last_scheduled_for=max(coalesce(last_scheduled_for, ''), coalesce(?, last_scheduled_for, '')) WHERE job_id=?",
+            "last_scheduled_for=max(coalesce(last_scheduled_for, ''), coalesce(?, last_scheduled_for, '')) "
+            "WHERE job_id=?",
             (run["missed"], seconds, run["id"], run["scheduled_for"], run["job_id"]))
     connection.execute("UPDATE geckosched_jobs SET last_scheduled_for=NULL WHERE last_scheduled_for=''")
     connection.execute("UPDATE geckosched_jobs SET abandoned=0 WHERE abandoned")
@@ -2716,62 +2835,6 @@ class Watcher:
 # ======================================================================================================================
 
 
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """A run that waits for a worker or a budget: what it will be when it starts."""
-
-    reason: Reason
-    scheduled_for: int | None
-    missed: int
-    waiters: list[Waiter]
-    since: int
-    entry: int = 0  # which entry of the queue is the valid one; 0 before the first
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """A job as the ticker keeps it. `accounted` is the last slot that was served, missed or passed over."""
-
-    registration: Registration
-    breaker: Breaker
-    enabled: bool
-    slot: TimetableJob = field(init=False)  # its place in the timetable
-    disabled_at: int | None = None
-    dormant: bool = False  # no slots here: a momentary lead, or left out by `only`
-    gone: bool = False  # unregistered; a run may still be at it
-    ran: bool = False
-    state: str = "{}"
-    instance: Any = None
-    accounted: int | None = None
-    repeats: int | None = None  # the slot that a retry, probe or rerun repeats
-    next: NextRun | None = None
-    missed: int = 0
-    running: Execution | None = None
-    waiting: Waiting | None = None
-    queued: list[Waiter] = field(default_factory=list)  # who asked while it was running
-    abandoned: int = 0
-
-    @property
-    def active(self) -> bool:
-        """Whether its slots count: it is there, and neither the operator nor the configuration switched it off."""
-        return self.enabled and self.disabled_at is None and not self.gone
-
-    @property
-    def next_text(self) -> str | None:
-        """When it runs next, as the store has it."""
-        return None if self.next is None else to_text(self.next.due)
-
-
-class Service:
-    """A budget in use: its ledger, the calls that wait, and the runs of jobs that name it."""
-
-    def __init__(self, budget: Budget) -> None:
-        self.ledger = Ledger(budget)
-        self.waiting: list[tuple[int, int, Execution, Inbox]] = []
-        self.running = 0
-        self.priorities: collections.Counter[int] = collections.Counter()
-
-
 _QueueKey = tuple[str | None, bool]  # a budget's name, and whether it is for its most urgent jobs
 _LATE = MINUTE
 
@@ -2794,13 +2857,18 @@ class Ticker:
         self._running: set[Execution] = set()
         self._queues: dict[_QueueKey, list[tuple[int, int, int, int, Job]]] = {}
         self._waiting = 0
-        self._services: dict[str, Service] = {}
+        self._calls = Switchboard(lead.config.budgets, self._save_ledger)
         self._deadlines: list[tuple[int, int, Execution]] = []
         self._numbers = itertools.count(1)
         self._abandoned = 0
         self._gave_up = False
         self._stopping = False
         self._offset = lead.clock.now() - lead.clock.monotonic()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a run is going on or waits."""
+        return bool(self._running or self._waiting)
 
     @property
     def all_ended(self) -> bool:
@@ -2819,8 +2887,7 @@ class Ticker:
             return bool(self._running)
         self._timetable.run_pending()
         self._enforce_time_limits()
-        for service in self._services.values():
-            self._serve_calls(service)
+        self._calls.serve(self._clock.now())
         self._dispatch()
         self.last_turn = self._clock.now()
         return True
@@ -2834,11 +2901,8 @@ class Ticker:
             soonest = min(soonest, due - now)
         if self._deadlines:
             soonest = min(soonest, self._deadlines[0][0] - self._clock.monotonic())
-        for service in self._services.values():
-            if service.waiting and (free := service.ledger.next_free(now)) is not None:
-                soonest = min(soonest, free - now)
-            if self._waiting and service.ledger.closed_until > now:
-                soonest = min(soonest, service.ledger.closed_until - now)
+        if (moment := self._calls.next_moment(now, runs_wait=self._waiting > 0)) is not None:
+            soonest = min(soonest, moment - now)
         return max(0, soonest) / SECOND
 
     def _watch_the_clock(self) -> None:
@@ -2850,9 +2914,8 @@ class Ticker:
             return
         now = self._clock.now()
         log.warning("the clock was set %+.1f s", step / SECOND)
+        self._calls.mend(now, step)
         if step < 0:
-            for service in self._services.values():
-                service.ledger.mend(now)
             for job in self.jobs.values():
                 job.accounted = None if job.accounted is None else min(job.accounted, job.registration.grid.before(now))
                 job.breaker.mend(now)
@@ -2879,13 +2942,14 @@ class Ticker:
             job.accounted = _from_text_or_none(row["last_scheduled_for"])
             job.disabled_at = _from_text_or_none(row["disabled_at"])
             job.breaker.restore(row, now)
-            if row["last_finished"] is not None and from_text(row["last_finished"]) > now and job.breaker.retry_at:
-                job.breaker.retry_at = now  # the clock was set back since
+            ended = _from_text_or_none(row["last_finished"]) or now
+            if job.breaker.retry_at is not None and ended > now:  # the clock was set back: keep the pause's length
+                job.breaker.retry_at = min(job.breaker.retry_at, now + max(0, job.breaker.retry_at - ended))
         for execution in self._running:  # of a job that was unregistered a moment ago
             if execution.job.registration.job_id == registration.job_id:
                 execution.job, job.running = job, execution
         self.jobs[registration.job_id] = job
-        self._count_priority(registration, 1)
+        self._calls.count_job(registration.budget, registration.priority, 1)
         if job.active:
             self._plan_first(job, row, now)
         return (*registration.row(), job.next_text), foreign
@@ -2898,21 +2962,13 @@ class Ticker:
             if foreign:
                 statements = [("DELETE FROM geckosched_jobs WHERE job_id=?", (registration.job_id,))]
         else:
-            self._count_priority(job.registration, -1)
-            self._count_priority(registration, 1)
+            self._calls.count_job(job.registration.budget, job.registration.priority, -1)
+            self._calls.count_job(registration.budget, registration.priority, 1)
             job.registration, job.enabled, job.instance = registration, registration.enabled, None
             job.slot.grid, job.breaker.threshold = registration.grid, registration.max_consecutive_errors
             self._plan_after(job, self._clock.now())
             saved = (*registration.row(), job.next_text)
         self._lead.writer.inbox.put(Statements([*statements, (_SAVE_JOB, saved)]))
-
-    def _count_priority(self, registration: Registration, count: int) -> None:
-        """Keep which priorities the jobs of a budget have: the last of its workers is for the highest."""
-        if (budget := registration.budget) is not None:
-            service = self._service(budget)
-            service.ledger.budget = self._lead.config.budgets.get(budget.name, budget)
-            service.priorities[registration.priority] += count
-            service.priorities = +service.priorities
 
     def operate(self, action: str, job_id: str, arguments: Mapping[str, Any], reply: Inbox | None = None,
                 request: int | None = None) -> None:
@@ -2981,7 +3037,7 @@ class Ticker:
             waiter.closed()
         if job.waiting is not None:
             self._forget_waiting(job)
-        self._count_priority(job.registration, -1)
+        self._calls.count_job(job.registration.budget, job.registration.priority, -1)
         del self.jobs[job.registration.job_id]
         if forget:
             return [("DELETE FROM geckosched_jobs WHERE job_id=?", (job.registration.job_id,))]
@@ -3088,7 +3144,9 @@ class Ticker:
     # -- who goes first
 
     def _is_free(self, job: Job) -> bool:
-        return not self._waiting and not self._is_parked(job) and self._has_room(self._queue_key(job), self._clock.now())
+        if self._waiting or self._is_parked(job):
+            return False
+        return self._has_room(self._queue_key(job), self._clock.now())
 
     def _is_parked(self, job: Job) -> bool:
         """Whether a job's abandoned runs, still alive, keep it from running."""
@@ -3099,19 +3157,14 @@ class Ticker:
         budget = job.registration.budget
         if budget is None:
             return (None, False)
-        return (budget.name, job.registration.priority >= max(self._service(budget).priorities, default=0))
+        return (budget.name, self._calls.is_most_urgent(budget, job.registration.priority))
 
     def _has_room(self, key: _QueueKey, now: int) -> bool:
-        """Whether a run may start: a worker is free, its budget is open and has not got its share of the workers (half,
-        at least one; the last of these only for its most urgent job)."""
-        workers = self._lead.config.max_workers
+        """Whether a run may start: a worker is free, and its budget lets it."""
+        workers, (name, urgent) = self._lead.config.max_workers, key
         if self._stopping or len(self._running) >= workers:
             return False
-        name, urgent = key
-        if name is None:
-            return True
-        service, share = self._services[name], max(1, workers // 2)
-        return service.ledger.closed_until <= now and service.running < (share if urgent or share == 1 else share - 1)
+        return name is None or self._calls.has_room(name, urgent, workers, now)
 
     def _enqueue(self, job: Job, *, promoted: bool) -> None:
         waiting = cast(Waiting, job.waiting)
@@ -3152,7 +3205,7 @@ class Ticker:
         if job.active:
             job.breaker.probe()
         if job.registration.budget is not None:
-            execution.service = self._services[job.registration.budget.name]
+            execution.service = self._calls.use(job.registration.budget)
             execution.service.running += 1
         if run.reason in (Reason.FIRST, Reason.CATCHUP, Reason.RETRY) and job.registration.at is None:
             self._pass_over(job, execution.started_at)
@@ -3182,7 +3235,7 @@ class Ticker:
                 self._enqueue(job, promoted=False)
 
     def _close(self, execution: Execution, ending: Ending, now: int) -> None:
-        """Let the breaker hear the outcome, find the next run, and have both committed; then run who asked meanwhile."""
+        """Let the breaker hear the outcome, find the next run, have both committed; then run for who asked meanwhile."""
         job, outcome = execution.job, ending.outcome
         registration, breaker = job.registration, job.breaker
         execution.closed, job.running = True, None
@@ -3199,8 +3252,8 @@ class Ticker:
         bad = outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
         at = to_text(now)
         self._lead.writer.inbox.put(CloseRun(execution, ending, now, (
-            breaker.state, breaker.consecutive_errors, breaker.consecutive_rate_limits, _text_or_none(breaker.opened_at),
-            _text_or_none(breaker.retry_at), job.next_text, execution.id,
+            breaker.state, breaker.consecutive_errors, breaker.consecutive_rate_limits,
+            _text_or_none(breaker.opened_at), _text_or_none(breaker.retry_at), job.next_text, execution.id,
             _text_or_none(job.accounted), at if good else None, at if good or outcome is Outcome.SKIPPED else None,
             execution.id if bad else None, int(bad), execution.missed, (now - execution.started_at) / SECOND,
             job.abandoned, registration.job_id)))
@@ -3231,11 +3284,7 @@ class Ticker:
 
     def _ask_to_stop(self, execution: Execution, why: str) -> None:
         execution.ask_to_stop(why)
-        for service in self._services.values():
-            for entry in [entry for entry in service.waiting if entry[2] is execution]:
-                service.waiting.remove(entry)
-                entry[3].put(RunStopped(f"the run must end: {why}"))
-            heapq.heapify(service.waiting)
+        self._calls.dismiss(execution, RunStopped(f"the run must end: {why}"))
 
     def _abandon(self, execution: Execution) -> None:
         """Go on without a run that ignores its time limit: a fresh worker and a fresh instance in its place."""
@@ -3260,50 +3309,24 @@ class Ticker:
     # -- calls of the budgets
 
     def restore_budget(self, row: sqlite3.Row, now: int) -> None:
-        """Take up a stored ledger; rate and burst come from the collector or the configuration later."""
-        budget = self._lead.config.budgets.get(row["name"]) or Budget(row["name"], row["rate"], row["burst"])
-        self._services[budget.name] = service = Service(budget)
-        service.ledger.load(row["calls"], _from_text_or_none(row["closed_until"]) or 0, now)
-
-    def _service(self, budget: Budget) -> Service:
-        """Return the budget in use of this name; the configuration's rate wins."""
-        service = self._services.get(budget.name)
-        if service is None:
-            budget = self._lead.config.budgets.get(budget.name, budget)
-            service = self._services[budget.name] = Service(budget)
-        return service
+        self._calls.restore(row, now)
 
     def ask_call(self, execution: Execution, budget: Budget, reply: Inbox) -> None:
-        """A run asks for a call: by the job's priority, then age. The reply is its place, or RunStopped."""
+        """A run asks for a call. The reply is its place, or RunStopped."""
         if execution.stop is not None or execution.closed:
             reply.put(RunStopped(f"the run must end: {execution.stop}"))
-            return
-        service = self._service(budget)
-        rank = (-execution.job.registration.priority, next(self._numbers), execution, reply)
-        heapq.heappush(service.waiting, rank)
-        self._serve_calls(service)
-
-    def _serve_calls(self, service: Service) -> None:
-        """Let out the calls that may go now; a place is committed before its call is sent."""
-        now = self._clock.now()
-        while service.waiting and service.ledger.next_free(now) == now:
-            *_, reply = heapq.heappop(service.waiting)
-            self._save_ledger(service, reply, service.ledger.take(now))
+        else:
+            self._calls.ask(execution, budget, execution.job.registration.priority, reply, self._clock.now())
 
     def end_call(self, name: str, place: int, refused: bool, heard: bool, retry_after: int) -> None:
-        """A call has ended: how long its place is held, and whether the budget closes, is the ledger's to say."""
-        service = self._services[name]
-        service.ledger.answered(place, self._clock.now(), refused=refused, heard=heard, retry_after=retry_after)
-        self._save_ledger(service)
+        """A call has ended: with a 429 (`refused`), another answer (`heard`), or none."""
+        self._calls.end(name, place, self._clock.now(), refused=refused, heard=heard, retry_after=retry_after)
 
     def count_free(self, execution: Execution, budget: Budget, reply: Inbox) -> None:
-        """Say how many calls would go out now; none while a run of higher priority waits."""
-        service = self._service(budget)
-        urgent = bool(service.waiting) and service.waiting[0][0] < -execution.job.registration.priority
-        reply.put(0 if urgent else service.ledger.free(self._clock.now()))
+        """A run asks how many calls would go out now."""
+        reply.put(self._calls.free(budget, execution.job.registration.priority, self._clock.now()))
 
-    def _save_ledger(self, service: Service, reply: Inbox | None = None, answer: Any = True) -> None:
-        ledger = service.ledger
+    def _save_ledger(self, ledger: Ledger, reply: Inbox | None, answer: Any) -> None:
         closed = to_text(ledger.closed_until) if ledger.closed_until else None
         self._lead.writer.inbox.put(Statements([(
             "INSERT INTO geckosched_budgets VALUES (?,?,?,?,?) ON CONFLICT (name) DO UPDATE SET rate=excluded.rate, "
@@ -3362,6 +3385,7 @@ class CollectionScheduler:
         self._clock = clock or Clock()
         self._store = Store(self.config.database)
         self._lock = LeaderLock(self._store.path)
+        self._requests = Requests(self._store, self._lock)
         self._registrations: dict[str, Registration] = {}
         self._mutex = threading.RLock()
         self._state = SchedulerState.STOPPED
@@ -3486,8 +3510,9 @@ class CollectionScheduler:
                     inbox = Inbox()
                     lead.ticker.inbox.put((lead.ticker.trigger, job_id, inbox))
                     return self._await_run(job_id, inbox, wait or lead is not self.lead, timeout)
-            if (row := self._ask("trigger", job_id, {})) is not None:
-                return self._follow_request(row, wait, timeout)
+            if (row := self._requests.ask("trigger", job_id, {})) is not None:
+                self._check_answer("trigger", job_id, row["answer"])
+                return self._requests.follow(row, wait, timeout)
 
     def _await_run(self, job_id: str, inbox: Inbox, wait: bool, timeout: float | None) -> Run | None:
         until = None if timeout is None else self._clock.monotonic() + round(timeout * SECOND)
@@ -3568,14 +3593,15 @@ class CollectionScheduler:
 
     def get_status(self) -> Status:
         """Return scheduler, jobs and plugins: what the store says, wherever the leader is, and the jobs that are
-        registered here but not stored yet."""
-        info, plugins, since = self._scheduler_info()
-        broken = [plugin.name for plugin in plugins if not plugin.ok]
-        jobs = read_jobs(self._store, self._clock.now(), since, broken)
-        stored = {job.job_id for job in jobs}
+        registered here but not stored yet. (The one method that needs a second file: `geckosched.views`.)"""
+        from geckosched.views import read_status
+
+        leading = self._lock.is_held()
+        own = self.lead is not None or (not leading and self._state is not SchedulerState.STOPPED)
         with self._mutex:
-            new = [_unstored(r) for r in self._registrations.values() if r.job_id not in stored]
-        return Status(info, tuple(sorted([*jobs, *new], key=lambda job: job.job_id)), plugins)
+            registrations = list(self._registrations.values())
+        return read_status(self._store, self._clock.now(), leading=leading, own_state=self._state if own else None,
+                           registrations=registrations, plugins=tuple(self.registry.plugins.values()))
 
     def get_collector_status(self, job_id: str) -> JobStatus:
         """Return the status of one job. Raises UnknownJob."""
@@ -3603,22 +3629,6 @@ class CollectionScheduler:
         if not found:
             raise UnknownJob(str(run_id))
         return found[0]
-
-    def _scheduler_info(self) -> tuple[SchedulerInfo, tuple[PluginStatus, ...], int | None]:
-        rows = self._store.read("SELECT * FROM geckosched_instances ORDER BY started_at DESC, rowid DESC LIMIT 1")
-        leading = self._lock.is_held()
-        row = rows[0] if rows else None
-        state = SchedulerState.RUNNING if leading else SchedulerState.STOPPED
-        if self.lead is not None or (not leading and self._state is not SchedulerState.STOPPED):
-            state = self._state
-        moments = {key: None if row is None or row[key] is None else to_datetime(from_text(row[key]))
-                   for key in ("started_at", "heartbeat_at")}
-        info = SchedulerInfo(state, row["pid"] if row else None, row["host"] if row else None, moments["started_at"],
-                             moments["heartbeat_at"], str(self._store.path), __version__)
-        stored = json.loads(row["plugins"]) if row and row["plugins"] else []
-        plugins = [PluginStatus(**{**plugin, "collectors": tuple(plugin["collectors"])}) for plugin in stored]
-        since = from_text(row["started_at"]) if row is not None and leading else None
-        return info, tuple(self.registry.plugins.values()) or tuple(plugins), since
 
     def _known_jobs(self) -> set[str]:
         rows = self._store.read("SELECT job_id FROM geckosched_jobs WHERE retired_at IS NULL")
@@ -3658,6 +3668,7 @@ class CollectionScheduler:
             if self._state not in wanted or not self._lock.acquire():
                 return False
             self.lead = self._take_lead(momentary=False)
+            log.info("leading: this process runs the jobs of %s", self._store.path)
             self._state = SchedulerState.RUNNING
             return True
 
@@ -3743,20 +3754,10 @@ class CollectionScheduler:
                 lead, stopped = self.lead, self._state is SchedulerState.STOPPED
                 momentary = lead is None and stopped and self._lock.acquire()
                 if momentary:
-                    mine = self._take_lead(momentary=True)
+                    lead = self._take_lead(momentary=True)
             if lead is not None:
-                yield lead
-                return
-            if momentary:
-                watcher = Watcher(lambda: mine, lambda: None)
-                thread = mine.spawn("watcher", _repeat(watcher.turn))
-                try:
-                    yield mine
-                finally:
-                    watcher.inbox.put("stop")
-                    thread.join(1.0)
-                    mine.stop(time.monotonic() + 5.0)
-                    self._lock.release()
+                with self._for_the_moment(lead) if momentary else contextlib.nullcontext():
+                    yield lead
                 return
             if self._lock.is_held():
                 yield None
@@ -3764,6 +3765,21 @@ class CollectionScheduler:
             if time.monotonic() > until:
                 raise SchedulerClosed("nobody leads, and this process could not take the lead")
             Inbox().wait(0.05)
+
+    @contextlib.contextmanager
+    def _for_the_moment(self, lead: Lead) -> Iterator[None]:
+        """Keep a momentary lead while it is used, and until it has done what other processes asked of it meanwhile."""
+        watcher = Watcher(lambda: lead, lambda: None)
+        thread = lead.spawn("watcher", _repeat(watcher.turn))
+        try:
+            yield
+            while lead.ticker.is_busy:
+                Inbox().wait(0.05)
+        finally:
+            watcher.inbox.put("stop")
+            thread.join(1.0)
+            lead.stop(time.monotonic() + 5.0)
+            self._lock.release()
 
     def _operate(self, action: str, job_id: str, arguments: dict[str, Any]) -> None:
         answer: Any = None
@@ -3774,59 +3790,17 @@ class CollectionScheduler:
                     lead.ticker.inbox.put((lead.ticker.operate, action, job_id, arguments, reply))
                     reply.wait(TAKE_OVER)
                     answer = next(iter(reply.drain()), "waits for the store")
-            if answer is None and (row := self._ask(action, job_id, arguments)) is not None:
+            if answer is None and (row := self._requests.ask(action, job_id, arguments)) is not None:
                 answer = row["answer"]
+        self._check_answer(action, job_id, answer)
+
+    def _check_answer(self, action: str, job_id: str, answer: Any) -> None:
         if isinstance(answer, StoreError):
             raise answer
         if answer == "unknown job":
             raise self._unknown(job_id)
-        if answer != "done":
+        if answer == "expired" or answer.startswith("refused"):
             raise SchedulerClosed(f"{action} {job_id}: {answer}")
-
-    def _ask(self, action: str, job_id: str, arguments: Mapping[str, Any]) -> sqlite3.Row | None:
-        """Ask the leading process, and wait for its answer; None if it is gone (the request is taken back then)."""
-        request = self._store.ask(action, job_id, arguments, Clock().now())
-        until = time.monotonic() + REQUEST_LIFETIME / SECOND
-        while True:
-            row = self._request(request)
-            if row["answered_at"] is not None:
-                return row
-            led = self._lock.is_held()
-            if (not led or time.monotonic() > until) and self._store.expire(request, Clock().now()):
-                return self._request(request) if led else None
-            Inbox().wait(0.05)
-
-    def _request(self, request: int) -> sqlite3.Row:
-        return self._store.read("SELECT * FROM geckosched_requests WHERE id = ?", (request,))[0]
-
-    def _follow_request(self, row: sqlite3.Row, wait: bool, timeout: float | None) -> Run | None:
-        """Wait for the run of a request by reading the store."""
-        until = math.inf if timeout is None else time.monotonic() + timeout
-        if row["answer"] == "unknown job":
-            raise self._unknown(row["job_id"])
-        if row["answer"] == "expired" or row["answer"].startswith("refused"):
-            raise SchedulerClosed(f"trigger {row['job_id']}: {row['answer']}")
-        while True:
-            run = self.get_run(row["run_id"]) if row["run_id"] else None
-            if run is not None and (run.outcome is not None or not wait):
-                return run
-            if (not wait and row["answer"] != "accepted") or time.monotonic() > until:
-                return run
-            if run is None and not self._lock.is_held():
-                raise SchedulerClosed(f"trigger {row['job_id']}: the leader ended before the run could start")
-            Inbox().wait(0.05)
-            row = self._request(row["id"])
-
-
-def _unstored(registration: Registration) -> JobStatus:
-    """Return the status of a job that no leader has stored yet."""
-    health = Health.PENDING if registration.enabled else Health.DISABLED
-    return JobStatus(
-        job_id=registration.job_id, collector=registration.name, plugin=registration.plugin,
-        every=format_duration(registration.every), enabled=registration.enabled, disabled_at=None, health=health,
-        breaker=BreakerState.CLOSED, consecutive_errors=0, retry_at=None, next_run_at=None, running_for=None,
-        last_outcome=None, last_started_at=None, last_seconds=None, last_success_at=None, last_rows_at=None,
-        last_error=None, runs=0, errors=0, success_rate=None, rows=0, lost=0, missed=0)
 
 
 def _after_fork(me: weakref.ref[CollectionScheduler]) -> None:

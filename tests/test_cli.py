@@ -36,7 +36,8 @@ from geckosched import (
     cli,
     collector,
 )
-from geckosched.core import LeaderLock, SchedulerInfo, SchedulerState
+from geckosched.core import LeaderLock, SchedulerState
+from geckosched.views import SchedulerInfo
 
 PLUGIN = '''
 import threading, time

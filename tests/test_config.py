@@ -12,7 +12,7 @@ import pytest
 
 from geckosched import config
 from geckosched.config import Configuration, find_configuration, find_database, load_configuration, read_options
-from geckosched.core import Budget, CollectionScheduler, ConfigError, SchedulerConfig
+from geckosched.core import CollectionScheduler, ConfigError, SchedulerConfig
 
 WHERE = "geckosched.toml: [collectors.weather]"
 
@@ -100,7 +100,7 @@ def test_a_whole_file_becomes_values() -> None:
         """
     )
     assert result.scheduler.max_workers == 4
-    assert result.scheduler.budgets == {"geckoterminal": Budget("geckoterminal", "30/m", 8)}
+    assert result.scheduler.budgets == {"geckoterminal": {"rate": "30/m", "burst": 8}}
     assert result.disable == ("noisy",)
     assert result.plugin_settings == {"geckoterminal": {"network": "solana"}}
     assert result.collectors == {"weather": {"every": "10m", "at_night": True}}

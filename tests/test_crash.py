@@ -98,8 +98,13 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(tmp_path: Path, see
     """R3, R1: five kills each; rows are exactly those before the cursor, orphans are closed once, as interrupted."""
     database, moments, before = tmp_path / "crash.db", random.Random(seed), dict.fromkeys(TABLES, 0)
     for _ in range(5):
-        child = subprocess.Popen([sys.executable, "-c", CHILD, str(database)], stdin=subprocess.PIPE,
-                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(database)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         assert child.stdout is not None
         assert child.stdout.readline() == "running\n"
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -27,8 +27,14 @@ def blocks(language: str) -> list[str]:
 def test_examples_run(code: str, tmp_path: Path) -> None:
     """Each Python block runs as a program of its own, warnings being errors."""
     (tmp_path / "example.py").write_text(code)
-    done = subprocess.run([sys.executable, "-W", "error", "example.py"], cwd=tmp_path, capture_output=True, text=True,
-                          check=False, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "example.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert ("succeeded" in done.stdout) is ("execute_collector_now" in code)
 
@@ -55,7 +61,9 @@ def test_the_configuration_in_the_readme_and_the_example_file_are_read(tmp_path:
     (tmp_path / "geckosched.toml").write_text(shown)
     assert load_configuration(tmp_path / "geckosched.toml").scheduler.timezone == "Europe/Berlin"
     assert "geckoterminal-trades" in load_configuration(ROOT / "geckosched.toml").collectors
-    assert tomllib.loads(blocks("toml")[0])["project"]["entry-points"]["geckosched"] == {"weather": "geckosched_weather"}
+    assert tomllib.loads(blocks("toml")[0])["project"]["entry-points"]["geckosched"] == {
+        "weather": "geckosched_weather"
+    }
 
 
 @pytest.mark.parametrize("command", re.findall(r"^\| `geckosched (\w+)", README, re.M))
@@ -63,8 +71,9 @@ def test_commands_of_the_table_exist_with_their_options(command: str) -> None:
     """Every command and option that the table names is in that command's help."""
     row = next(line for line in README.split("\n") if line.startswith(f"| `geckosched {command}"))
     words = [command, "demo"] if " demo" in row else [command]
-    done = subprocess.run([sys.executable, "-m", "geckosched", *words, "--help"], capture_output=True, text=True,
-                          check=False, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "geckosched", *words, "--help"], capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     for option in re.findall(r"--[a-z-]+", row.split("|")[1]):
         assert option in done.stdout

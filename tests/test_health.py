@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geckosched.core import DAY, HOUR, MINUTE, SECOND, Health, format_duration, health_of, parse_duration, to_text
+from geckosched.core import DAY, HOUR, MINUTE, SECOND, Health, format_duration, parse_duration, to_text
+from geckosched.views import health_of
 
 QUICK = settings(derandomize=True, max_examples=150, deadline=None)
 NOW = 1_795_448_734_123_456

@@ -121,7 +121,7 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 def open_run(port: Port, run_id: int = 7, job_id: str = "weather") -> RunContext:
     return RunContext(
-        cast(RunPort, port), id=run_id, job_id=job_id, reason=Reason.FIRST, scheduled_for=None, started_at=0,
+        cast(RunPort, port), run_id=run_id, job_id=job_id, reason=Reason.FIRST, scheduled_for=None, started_at=0,
         options=None, settings={}, budget=Budget("api"), saved_state="{}",
     )  # fmt: skip
 

@@ -57,8 +57,13 @@ class Process:
     """A scheduler in a process of its own; `state` is what it said at its start."""
 
     def __init__(self, database: Path) -> None:
-        self._process = subprocess.Popen([sys.executable, "-c", LEADER, str(database)], stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", LEADER, str(database)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         assert self._process.stdout is not None
         self.state = self._process.stdout.readline().strip()
         self.pid = self._process.pid
@@ -126,13 +131,13 @@ def test_a_request_left_while_nobody_led_expires(leader: Process, store_path: Pa
     """A request older than a minute is answered `expired`, not carried out by a later leader."""
     leader.kill()
     outside = asker(store_path)
-    request = outside._store.ask("trigger", "daily", {}, 0)
+    request = outside._requests.put("trigger", "daily", {}, 0)
     second = Process(store_path)
     try:
-        until(lambda: outside._request(request)["answered_at"])
+        until(lambda: outside._requests.get(request)["answered_at"])
     finally:
         second.kill()
-    row = outside._request(request)
+    row = outside._requests.get(request)
     assert (row["answer"], row["run_id"]) == ("expired", None)
 
 

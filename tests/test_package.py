@@ -23,7 +23,9 @@ def run_python(code: str, *arguments: str, cwd: Path | None = None) -> str:
 def test_import_loads_none_of_the_heavy_libraries() -> None:
     """`import geckosched` loads neither typer, rich, pydantic, requests nor sqlite_utils, and starts no thread."""
     heavy = ("typer", "rich", "pydantic", "requests", "sqlite_utils")
-    code = f"import sys, threading, geckosched; print([m for m in {heavy} if m in sys.modules], threading.active_count())"
+    code = (
+        f"import sys, threading, geckosched; print([m for m in {heavy} if m in sys.modules], threading.active_count())"
+    )
     assert run_python(code).strip() == "[] 1"
 
 

@@ -221,18 +221,27 @@ def test_tables_of_the_configuration_make_jobs(new_scheduler: NewScheduler) -> N
     """`[collectors.X]`: the key is the job id, `use` names the collector, ours apart from the options."""
     scheduler = new_scheduler()
     scheduler.registry.add(Plugin(forecast), "forecast", {})
-    scheduler.load_plugins(only=[], collectors={
-        "north": {"use": "forecast", "every": "5m", "cities": ["Oslo"], "unit": "F"},
-        "south": {"use": "forecast", "enabled": False, "cities": ["Rome"]},
-    })
+    scheduler.load_plugins(
+        only=[],
+        collectors={
+            "north": {"use": "forecast", "every": "5m", "cities": ["Oslo"], "unit": "F"},
+            "south": {"use": "forecast", "enabled": False, "cities": ["Rome"]},
+        },
+    )
     jobs = {job.job_id: job for job in scheduler.get_status().jobs}
     assert {name: (job.collector, job.every, job.enabled) for name, job in jobs.items()} == {
-        "north": ("forecast", "5m", True), "south": ("forecast", "10m", False)}
+        "north": ("forecast", "5m", True),
+        "south": ("forecast", "10m", False),
+    }
 
 
 @pytest.mark.parametrize(
     ("options", "text"),
-    [({"citis": ["Oslo"]}, 'did you mean "cities"'), ({}, "needs `cities`"), ({"cities": [], "unit": "C", "x": 1}, "unknown option")],
+    [
+        ({"citis": ["Oslo"]}, 'did you mean "cities"'),
+        ({}, "needs `cities`"),
+        ({"cities": [], "unit": "C", "x": 1}, "unknown option"),
+    ],
 )
 def test_options_are_checked_at_registration(new_scheduler: NewScheduler, options: dict[str, Any], text: str) -> None:
     """Unknown key with the nearest known one, missing key."""
@@ -261,7 +270,7 @@ def test_post_init_errors_name_the_job(new_scheduler: NewScheduler) -> None:
 def test_add_plugin_raises_what_is_wrong(new_scheduler: NewScheduler) -> None:
     """An embedder's broken plugin object is an error at once."""
 
-    with pytest.raises(PluginError, match="plugin mine: .*found 3, allowed are Collector classes"):
+    with pytest.raises(PluginError, match=r"plugin mine: .*found 3, allowed are Collector classes"):
         new_scheduler().add_plugin(Plugin(3), "mine")
 
 
@@ -274,7 +283,9 @@ def test_a_single_file_is_a_plugin_too(new_scheduler: NewScheduler, tmp_path: Pa
     assert "FileNotFoundError" in (scheduler.registry.plugins["gone"].error or "")
 
 
-def test_jobs_of_a_broken_plugin_are_kept_and_unhealthy(install: Install, new_scheduler: NewScheduler, tmp_path: Path) -> None:
+def test_jobs_of_a_broken_plugin_are_kept_and_unhealthy(
+    install: Install, new_scheduler: NewScheduler, tmp_path: Path
+) -> None:
     """A broken plugin retires nothing: its jobs stay, unhealthy, until it is mended."""
     install("good", GOOD.format(name="good"))
     for source in (None, "raise RuntimeError('broken release')"):

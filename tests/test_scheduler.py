@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def test_a_daily_job_on_a_machine_restarted_every_hour_runs_daily(make: Make, cl
     runs = [run for run in finished(make()) if run.reason is not Reason.FIRST]
     slots = [run.scheduled_for for run in runs]
     assert len(slots) in (3, 4)
-    assert all(later - earlier == timedelta(days=1) for earlier, later in zip(slots, slots[1:], strict=False))
+    assert all(later - earlier == timedelta(days=1) for earlier, later in pairwise(slots))
     assert all(run.missed == 0 for run in runs)
 
 
@@ -238,24 +239,31 @@ def test_a_clock_set_back_stops_no_job(make: Make, clock: FakeClock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("every", "why"),
-    [("banana", "every"), (0, "every"), (-5, "every"), ("0s", "every"), (float("nan"), "every"), (True, "every"), ("", "every"), ("10", "every"), (None, "")],
+    "every",
+    ["banana", 0, -5, "0s", float("nan"), True, "", "10"],
 )
-def test_invalid_intervals_are_refused_at_registration(make: Make, every: Any, why: str) -> None:
+def test_invalid_intervals_are_refused_at_registration(make: Make, every: Any) -> None:
     """T5: whatever can't be an interval is refused in one line that says where, what and what is allowed."""
     scheduler = make()
-    if every is None:
-        assert scheduler.register_collector(plain, None) == "plain"  # the collector's own
-        return
-    with pytest.raises(ConfigError, match=why) as caught:
+    with pytest.raises(ConfigError, match="every") as caught:
         scheduler.register_collector(plain, every)
     assert "\n" not in str(caught.value)
     assert repr(every) in str(caught.value)
     assert not scheduler.get_status().jobs
 
 
-@pytest.mark.parametrize("bad", [{"at": "25:00"}, {"at": "02:30"}, {"timeout": 0}, {"max_consecutive_errors": 0},
-                                 {"priority": "high"}, {"quiet": "soon"}, {"job_id": "no spaces"}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"at": "25:00"},
+        {"at": "02:30"},
+        {"timeout": 0},
+        {"max_consecutive_errors": 0},
+        {"priority": "high"},
+        {"quiet": "soon"},
+        {"job_id": "no spaces"},
+    ],
+)
 def test_other_invalid_settings_are_refused_at_registration(make: Make, bad: dict[str, Any]) -> None:
     """T5: at, timeout, priority and the rest; `at` goes with whole days only."""
     with pytest.raises(ConfigError, match=next(iter(bad))):
@@ -290,7 +298,9 @@ def test_triggers_during_a_run_join_one_run_afterwards(make: Make) -> None:
         gate.entered.acquire()
         assert scheduler.execute_collector_now("gate", wait=False) is None
         results: list[Run | None] = []
-        askers = [threading.Thread(target=lambda: results.append(scheduler.execute_collector_now("gate"))) for _ in "ab"]
+        askers = [
+            threading.Thread(target=lambda: results.append(scheduler.execute_collector_now("gate"))) for _ in "ab"
+        ]
         for asker in askers:
             asker.start()
         until(lambda: scheduler.lead and len(scheduler.lead.ticker.jobs["gate"].queued) == 3)
@@ -334,7 +344,7 @@ def test_an_interrupted_run_is_run_again_at_the_next_start_but_not_for_ever(make
     def victim(run: RunContext) -> None:
         run.sleep(3600)
 
-    reasons = []
+    reasons: list[Any] = []
     for _ in range(3):
         scheduler = make()
         scheduler.register_collector(victim)
@@ -482,7 +492,11 @@ def test_a_failed_daily_job_does_not_wait_for_tomorrow(make: Make, clock: FakeCl
         switch["broken"] = False
         clock.advance(60)
         second = runs_of(scheduler, "broken", 2)[1]
-    assert (second.reason, second.scheduled_for, second.outcome) == (Reason.RETRY, first.scheduled_for, Outcome.SUCCEEDED)
+    assert (second.reason, second.scheduled_for, second.outcome) == (
+        Reason.RETRY,
+        first.scheduled_for,
+        Outcome.SUCCEEDED,
+    )
 
 
 def test_a_disabled_job_stays_disabled_until_enabled_and_a_trigger_runs_it(make: Make, clock: FakeClock) -> None:
@@ -619,7 +633,7 @@ def test_jobs_of_one_budget_take_half_of_the_workers_the_last_for_the_most_urgen
 
     def gate(name: str, priority: int, budget: Budget | None) -> Gate:
         made = gates[name] = Gate()
-        made.name, made.priority, made.budget = name, priority, budget  # type: ignore[misc]
+        made.name, made.priority, made.budget = name, priority, budget
         return made
 
     for number in range(3):
@@ -657,7 +671,7 @@ def test_calls_wait_for_their_budget_and_a_429_closes_it_for_all(make: Make, clo
     start = clock.now() / 1e6
     with scheduler:
         until(lambda: len(sent) == 2)
-        until(lambda: scheduler.lead and sum(len(s.waiting) for s in scheduler.lead.ticker._services.values()))
+        until(lambda: scheduler.lead and sum(len(s.waiting) for s in scheduler.lead.ticker._calls._services.values()))
         clock.advance(10)
         until(lambda: len(sent) == 3)
         clock.advance(10)
@@ -686,7 +700,9 @@ def test_stop_returns_in_time_with_hung_and_sleeping_collectors(make: Make) -> N
     scheduler.stop(0.2)
     assert scheduler.state is SchedulerState.STOPPED
     assert {run.job_id: run.outcome for run in scheduler.get_runs()} == {
-        "gate": Outcome.INTERRUPTED, "sleeper": Outcome.INTERRUPTED}
+        "gate": Outcome.INTERRUPTED,
+        "sleeper": Outcome.INTERRUPTED,
+    }
     threads = [thread for thread in threading.enumerate() if thread.name == "geckosched-worker"]
     gate.open.set()
     for thread in threads:
@@ -752,10 +768,13 @@ def test_a_forked_child_has_a_stopped_scheduler_and_leaves_the_parent_alone(make
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.sampled_from(["ok", "fail", "skip", "limit", "partial", "restart", "trigger"]), max_size=12),
-       st.integers(1, 4))
-def test_the_accounts_of_a_job_agree_with_its_history(tmp_path_factory: pytest.TempPathFactory, steps: list[str],
-                                                      threshold: int) -> None:
+@given(
+    st.lists(st.sampled_from(["ok", "fail", "skip", "limit", "partial", "restart", "trigger"]), max_size=12),
+    st.integers(1, 4),
+)
+def test_the_accounts_of_a_job_agree_with_its_history(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[str], threshold: int
+) -> None:
     """B1, R1, R2: after any history, restarts included, the job's row agrees with its runs and no slot ran twice
     without being a retry or probe."""
     clock, todo = FakeClock(), ["ok"]

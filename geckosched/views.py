@@ -1,0 +1,198 @@
+"""What `geckosched status` shows: the jobs, the process that leads and the plugins, read from the store.
+
+A view of the core's tables, apart from the core because nothing runs by it: `CollectionScheduler.get_status` is its
+one caller. It writes nothing and asks nobody, so it answers whether a scheduler runs or not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+
+from geckosched.core import (
+    DAY,
+    MINUTE,
+    BreakerState,
+    Health,
+    Outcome,
+    PluginStatus,
+    Record,
+    Registration,
+    SchedulerState,
+    Store,
+    __version__,
+    format_duration,
+    from_text,
+    parse_duration,
+    to_datetime,
+    to_text,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus(Record):
+    """One job as `geckosched status` shows it; durations in seconds, `every` as text."""
+
+    job_id: str
+    collector: str
+    plugin: str | None
+    every: str
+    enabled: bool
+    disabled_at: datetime | None
+    health: Health
+    breaker: BreakerState = BreakerState.CLOSED
+    consecutive_errors: int = 0
+    retry_at: datetime | None = None
+    next_run_at: datetime | None = None
+    running_for: float | None = None
+    last_outcome: Outcome | None = None
+    last_started_at: datetime | None = None
+    last_seconds: float | None = None
+    last_success_at: datetime | None = None
+    last_rows_at: datetime | None = None
+    last_error: str | None = None
+    runs: int = 0
+    errors: int = 0
+    success_rate: float | None = None
+    rows: int = 0
+    lost: int = 0
+    missed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerInfo(Record):
+    """The process that leads, or led last. `state` is judged by who holds the lead now."""
+
+    state: SchedulerState
+    pid: int | None
+    host: str | None
+    started_at: datetime | None
+    heartbeat_at: datetime | None
+    database: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status(Record):
+    """What `geckosched status` shows."""
+
+    scheduler: SchedulerInfo
+    jobs: tuple[JobStatus, ...]
+    plugins: tuple[PluginStatus, ...]
+
+
+def health_of(job: Mapping[str, Any], now: int, leader_since: int | None, lost_lately: int, broken: bool) -> Health:
+    """Judge a job by its row. The three intervals of silence count from the later of the last sign of life and the
+    leader's start, and are at least three minutes; with nobody leading, silence says nothing about the job."""
+    every = parse_duration(job["every"])
+    sign = 0 if job["last_sign_at"] is None else from_text(job["last_sign_at"])
+    if not job["enabled"] or job["disabled_at"] is not None:
+        return Health.DISABLED
+    silent_since = None if leader_since is None else max(leader_since, sign)
+    silent = silent_since is not None and now - silent_since > max(3 * every, 3 * MINUTE)
+    if broken or job["breaker"] != BreakerState.CLOSED or job["abandoned"] or silent:
+        return Health.UNHEALTHY
+    if not job["runs"]:
+        return Health.PENDING
+    rows_at = leader_since if job["last_rows_at"] is None else from_text(job["last_rows_at"])
+    quiet = job["quiet"] is not None and rows_at is not None and now - rows_at > parse_duration(job["quiet"])
+    return Health.DEGRADED if job["consecutive_errors"] or lost_lately or quiet else Health.HEALTHY
+
+
+_STATUS_SQL = """
+    SELECT j.*, r.outcome AS last_outcome, r.started_at AS last_started_at, r.finished_at AS last_finished_at,
+           CASE WHEN f.error IS NULL THEN f.detail WHEN f.error_type IS NULL THEN f.error
+                ELSE f.error_type || ': ' || f.error END AS last_error,
+           (SELECT started_at FROM geckosched_runs o WHERE o.job_id = j.job_id AND o.outcome IS NULL
+             ORDER BY id DESC LIMIT 1) AS running_since,
+           (SELECT total(outcome IN ('succeeded', 'partial')) / nullif(count(*), 0) FROM
+             (SELECT outcome FROM geckosched_runs h WHERE h.job_id = j.job_id
+               AND outcome IN ('succeeded', 'partial', 'failed', 'timed_out') ORDER BY id DESC LIMIT 100)
+           ) AS success_rate,
+           (SELECT total(count) FROM geckosched_losses l WHERE l.job_id = j.job_id AND l.until >= ?) AS lost_lately
+      FROM geckosched_jobs j
+      LEFT JOIN geckosched_runs r ON r.id = j.last_run_id
+      LEFT JOIN geckosched_runs f ON f.id = j.last_failure_id
+     WHERE j.retired_at IS NULL
+     ORDER BY j.job_id
+"""
+
+
+def read_status(
+    store: Store,
+    now: int,
+    *,
+    leading: bool,
+    own_state: SchedulerState | None,
+    registrations: Iterable[Registration],
+    plugins: tuple[PluginStatus, ...],
+) -> Status:
+    """Return what the store says, and the jobs of `registrations` that it lacks.
+
+    `leading` is whether some process has the lead; `own_state` is the asking scheduler's state where that says more;
+    `plugins` are those loaded here, if any were, else those of the process that led last are shown.
+    """
+    rows = store.read("SELECT * FROM geckosched_instances ORDER BY started_at DESC, rowid DESC LIMIT 1")
+    last = dict(rows[0]) if rows else {}
+    state = own_state or (SchedulerState.RUNNING if leading else SchedulerState.STOPPED)
+    info = SchedulerInfo(
+        state=state,
+        pid=last.get("pid"),
+        host=last.get("host"),
+        started_at=_moment(last.get("started_at")),
+        heartbeat_at=_moment(last.get("heartbeat_at")),
+        database=str(store.path),
+        version=__version__,
+    )
+    stored = [_plugin_status(plugin) for plugin in json.loads(last.get("plugins") or "[]")]
+    plugins = plugins or tuple(stored)
+    since = from_text(last["started_at"]) if last and leading else None
+    jobs = read_jobs(store, now, since, {plugin.name for plugin in plugins if not plugin.ok})
+    known = {job.job_id for job in jobs}
+    jobs += [_unstored(registration) for registration in registrations if registration.job_id not in known]
+    return Status(info, tuple(sorted(jobs, key=lambda job: job.job_id)), plugins)
+
+
+def read_jobs(store: Store, now: int, leader_since: int | None, broken: Collection[str]) -> list[JobStatus]:
+    """Return every job of the store; `success_rate` is over the last 100 runs that say something."""
+    rows = store.read(_STATUS_SQL, (to_text(now - DAY),))
+    return [_job_status(dict(row), now, leader_since, row["plugin"] in broken) for row in rows]
+
+
+def _job_status(row: dict[str, Any], now: int, leader_since: int | None, broken: bool) -> JobStatus:
+    values = {name: row.get(name) for name in JobStatus.__dataclass_fields__}
+    for name in ("disabled_at", "retry_at", "next_run_at", "last_started_at", "last_success_at", "last_rows_at"):
+        values[name] = _moment(row[name])
+    started, finished = values["last_started_at"], _moment(row["last_finished_at"])
+    since = _moment(row["running_since"])
+    values["enabled"] = bool(row["enabled"])
+    values["health"] = health_of(row, now, leader_since, int(row["lost_lately"]), broken)
+    values["breaker"] = BreakerState(row["breaker"])
+    values["last_outcome"] = row["last_outcome"] and Outcome(row["last_outcome"])
+    values["last_seconds"] = (finished - started).total_seconds() if started and finished else None
+    values["running_for"] = None if since is None else max(0.0, (to_datetime(now) - since).total_seconds())
+    return JobStatus(**cast(Any, values))
+
+
+def _unstored(registration: Registration) -> JobStatus:
+    """Return the status of a job that no leader has stored yet."""
+    return JobStatus(
+        job_id=registration.job_id,
+        collector=registration.name,
+        plugin=registration.plugin,
+        every=format_duration(registration.every),
+        enabled=registration.enabled,
+        disabled_at=None,
+        health=Health.PENDING if registration.enabled else Health.DISABLED,
+    )
+
+
+def _plugin_status(stored: dict[str, Any]) -> PluginStatus:
+    return PluginStatus(**{**stored, "collectors": tuple(stored["collectors"])})
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else to_datetime(from_text(text))
