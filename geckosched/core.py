@@ -151,7 +151,7 @@ class RateLimited(Signal):
     """The service refused for now. `retry_after` is in seconds; less than 1 (or "0", which some send) counts as 1."""
 
     def __init__(self, retry_after: float = 1.0) -> None:
-        self.retry_after = max(1.0, float(retry_after))
+        self.retry_after = max(1.0, min(float(retry_after), _LONGEST / SECOND))  # NaN, too, is 1
         super().__init__(f"rate limited, retry after {self.retry_after:g} s")
 
 
@@ -490,6 +490,11 @@ def parse_duration(value: object, where: str = "duration", *, zero: bool = False
         units = ", ".join(UNITS)
         raise ConfigError(f'{where}: found {value!r}, allowed are durations such as "45s" or "1h30m" (units {units})')
     return found
+
+
+def _microseconds(seconds: float) -> int:
+    """Return what plugin code gave as seconds in microseconds, from none to ten years, whatever it was."""
+    return round(max(0.0, min(float(seconds), _LONGEST / SECOND)) * SECOND)
 
 
 def format_duration(microseconds: int) -> str:
@@ -1182,15 +1187,32 @@ def _check_batch(batch: Batch, pk: tuple[str, ...], stamp: tuple[str, ...], inde
         raise YieldRefused(f"{table}: a column can't be in pk and in stamp")
 
 
+_LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
+
+
+def _fold(name: str) -> str:
+    """Return a name as SQLite compares it: without case, of the letters A to Z only."""
+    return name.translate(_LOWER)
+
+
 def _check_columns(table: str, keys: tuple[str, ...], needed: tuple[str, ...]) -> None:
     for key in keys:
         if not isinstance(key, str) or not key or "\0" in key:
             raise YieldRefused(f"{table}: found the key {key!r}, allowed are names of columns")
-    if len({key.lower() for key in keys}) < len(keys):
+    if len({_fold(key) for key in keys}) < len(keys):
         raise YieldRefused(f"{table}: a row has two keys that differ in case only: {', '.join(sorted(keys))}")
     for key in needed:
         if key not in keys:
             raise YieldRefused(f"{table}.{key}: a row lacks this key, which pk or stamp names")
+
+
+def _to_json(value: Any) -> str:
+    """Return the text for what stands in a dict or list and isn't JSON."""
+    if isinstance(value, datetime):
+        return to_text(from_datetime(value))  # which refuses naive ones
+    if isinstance(value, Decimal | date):
+        return str(value)
+    raise TypeError(f"found {type(value).__name__}")
 
 
 _AS_IT_IS = frozenset((str, float, bytes, type(None)))
@@ -1216,7 +1238,10 @@ def _to_sql(value: Any, table: str, key: str) -> Any:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     if isinstance(value, dict | list | tuple):
-        return json.dumps(value, ensure_ascii=False, default=lambda item: _to_sql(item, table, key))
+        text, error = _guard(lambda: json.dumps(value, ensure_ascii=False, allow_nan=False, default=_to_json))
+        if error is not None:
+            raise YieldRefused(f"{table}.{key}: found what JSON can't say ({_one_line(error)})")
+        return text
     allowed = "str, int, float, bool, None, bytes, Decimal, date, aware datetime, dict, list"
     raise YieldRefused(f"{table}.{key}: found {kind.__name__}, allowed are {allowed}")
 
@@ -1225,24 +1250,24 @@ def state_text(state: Any) -> str:
     """Return a job's cursor as JSON text. State that JSON would change raises YieldRefused naming the key."""
     if not isinstance(state, dict):
         raise YieldRefused(f"run.state: found {type(state).__name__}, allowed is a dict")
-    try:
-        text = json.dumps(state, ensure_ascii=False, allow_nan=False)
-        text.encode()
-        if json.loads(text) == state:
-            return text
-    except (TypeError, ValueError, RecursionError):
-        pass  # said below, with the key
+    if _is_faithful(state):
+        return json.dumps(state, ensure_ascii=False)
     raise YieldRefused(f"run.state{_unfaithful(state)}: JSON would change it, allowed are dicts with text keys, "
                        "lists, text, finite numbers, bools and None")
 
 
 def _is_faithful(value: Any) -> bool:
-    same, error = _guard(lambda: json.loads(json.dumps(value, allow_nan=False)) == value)
+    def comes_back() -> bool:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return bool(text.encode()) and bool(json.loads(text) == value)
+
+    same, error = _guard(comes_back)
     return error is None and bool(same)
 
 
-def _unfaithful(value: Any, path: str = "") -> str:
-    """Return the path of the first thing in `value` that JSON would change."""
+def _unfaithful(value: Any, path: str = "", inside: tuple[int, ...] = ()) -> str:
+    """Return the path of the first thing in `value` that JSON would change, or that contains itself."""
+    inside = (*inside, id(value))
     children: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, dict):
         children = value.items()
@@ -1250,10 +1275,11 @@ def _unfaithful(value: Any, path: str = "") -> str:
         children = enumerate(value)
     for key, child in children:
         below = f"{path}[{key!r}]"
-        if isinstance(value, dict) and not isinstance(key, str):
+        bad_key = isinstance(value, dict) and not (isinstance(key, str) and _is_faithful(key))
+        if bad_key or id(child) in inside:
             return below
         if not _is_faithful(child):
-            return _unfaithful(child, below) if isinstance(child, dict | list) else below
+            return _unfaithful(child, below, inside) if isinstance(child, dict | list) else below
     return path
 
 
@@ -1294,16 +1320,16 @@ class RunContext:
         self.started_at = to_datetime(started_at)
         self.options = options
         self.settings = settings
-        self.state: dict[str, Any] = json.loads(saved_state)
+        self.state: dict[str, Any] = {}
         self.calls = 0
         self.saved_state = saved_state
         self.failed_targets: dict[str, str] = {}
         self.good_targets: set[str] = set()
-        self.lost_count = 0
         self._losses: list[Loss] = []
         self._port = port
         self._budget = budget
         self._log: logging.Logger | None = None
+        self.put_back()
 
     @property
     def log(self) -> logging.Logger:
@@ -1366,30 +1392,42 @@ class RunContext:
         How the block ends is what the budget hears: `RateLimited` is a 429, a normal end any other answer, another
         exception no answer. Without a budget nothing waits, and the call is only counted. Raises RunStopped.
         """
-        return HeldCall(self, self._port, budget or self._budget)
+        return HeldCall(self, self._port, self._named(budget))
 
     def calls_free(self, budget: Budget | None = None) -> int:
         """Return how many calls would go out now without waiting, 0 while a run of higher priority waits for one. A
         collector without a budget has no limit: `sys.maxsize`."""
-        budget = budget or self._budget
+        budget = self._named(budget)
         return sys.maxsize if budget is None else self._port.calls_free(budget)
+
+    def _named(self, budget: Budget | None) -> Budget | None:
+        if budget is not None and not isinstance(budget, Budget):
+            raise ConfigError(f"budget: found {budget!r}, allowed is a Budget")
+        return budget or self._budget
 
     def put_back(self) -> None:
         """Put the state back to what was last saved, and drop the losses that go with what was not saved."""
-        self.state = json.loads(self.saved_state)
+        saved, error = _guard(lambda: json.loads(self.saved_state))
+        if error is not None or not isinstance(saved, dict):
+            raise StoreError(f"job {self.job_id}: its stored state is no JSON object: {self.saved_state[:60]!r}")
+        if not isinstance(self.state, dict):
+            self.state = {}
+        self.state.clear()  # in place: the collector may have a name of its own for it
+        self.state.update(saved)
         self._losses.clear()
 
-    def store(self, batches: Iterable[Batch]) -> None:
+    def store(self, batches: Iterable[Batch], *, last: bool = False) -> None:
         """Commit batches, state and losses as one transaction (what a yield does). Raises what the rows' iterables
-        raise, YieldRefused, or RunStopped once the run must end (after the commit)."""
+        raise, YieldRefused, or, after the commit, RunStopped if the run must end and this was not its `last`."""
         groups = [group for batch in batches for group in row_groups(batch)]
         text = state_text(self.state)
         changed = text if text != self.saved_state else None
         if groups or changed or self._losses:
             self._port.commit(groups, changed, self._losses)
             self.saved_state = text
-            self.lost_count += sum(loss.amount for loss in self._losses)
             self._losses = []
+        if self.stopping and not last:
+            raise RunStopped("the run must end")
 
 
 class HeldCall:
@@ -1585,6 +1623,8 @@ def check_collector(made: Any) -> str:
             if f.name in OUR_OPTIONS:
                 raise ConfigError(f'collector {name}: found the option "{f.name}", which is a setting of every job')
     parse_every(getattr(made, "every", "1h"), f"collector {name} every")
+    if not isinstance(getattr(made, "budget", None), Budget | None):
+        raise ConfigError(f"collector {name}: budget is {made.budget!r}, allowed is a Budget")
     return name
 
 
@@ -1603,8 +1643,8 @@ _JOB_COLUMNS: dict[str, Any] = {
 }
 _RUN_COLUMNS: dict[str, Any] = {
     "id": int, "job_id": str, "reason": str, "scheduled_for": str, "started_at": str, "finished_at": str,
-    "outcome": str, "rows": int, "calls": int, "missed": int, "lost": int, "detail": str, "error_type": str, "error": str,
-    "traceback": str, "instance_id": str,
+    "outcome": str, "rows": int, "calls": int, "missed": int, "lost": int, "detail": str, "error_type": str,
+    "error": str, "traceback": str, "instance_id": str,
 }
 _REQUEST_COLUMNS: dict[str, Any] = {
     "id": int, "action": str, "job_id": str, "arguments": str, "requested_at": str, "requested_by": str,
@@ -1802,7 +1842,6 @@ class Writer:
         self._opened: set[int] = set()  # ... by this group
         self._closed: set[int] = set()
         self._statements: dict[tuple[Any, ...], str] = {}
-        self._columns: dict[str, set[str]] = {}
         self._finishing = False
 
     def finish(self) -> None:
@@ -1857,7 +1896,6 @@ class Writer:
                     raise
                 refused[id(message)] = error
                 self._statements.clear()  # what this message created or altered is gone again
-                self._columns.clear()
                 if not self.connection.in_transaction:
                     return False
                 execute("ROLLBACK TO message")
@@ -1870,7 +1908,6 @@ class Writer:
             self.connection.execute("ROLLBACK")
         self._opened, self._closed = set(), set()
         self._statements.clear()
-        self._columns.clear()
 
     def _wait_for_the_file(self, error: sqlite3.Error) -> None:
         if self.give_up:
@@ -1901,27 +1938,34 @@ class Writer:
         try:
             sql = self._statements.get(group[:6]) or self._prepare(group)
             return self.connection.executemany(sql, group.rows).rowcount
-        except (sqlite3.Error, ValueError, OverflowError) as error:
+        except Exception as error:
             if _is_of_the_file(error):
                 raise
-            raise YieldRefused(f"{group.table}: {_one_line(error)}") from error
+            where = group.table
+            if isinstance(error, UnicodeEncodeError):
+                pairs = (pair for row in group.rows for pair in zip(group.columns, row, strict=True))
+                where = next((f"{group.table}.{key}" for key, value in pairs if value == error.object), where)
+            raise YieldRefused(f"{where}: {_one_line(error)}") from error
 
     def _prepare(self, group: RowGroup) -> str:
         """Create or evolve the table as the group needs it, and make its statement."""
-        table = self._db.table(group.table)
-        columns = self._columns.get(group.table)
-        if columns is None:
-            if not table.exists():
-                blob = dict.fromkeys(group.columns, "BLOB")  # the affinity that changes no value
-                self._db.create_table(group.table, blob, pk=group.pk or None)
-            columns = self._columns[group.table] = {column.lower() for column in table.columns_dict}
+        folded = _fold(group.table)
+        names = [name for name in self._db.table_names() + self._db.view_names() if _fold(name) == folded]
+        if not names:
+            blob = dict.fromkeys(group.columns, "BLOB")  # the affinity that changes no value
+            self._db.create_table(group.table, blob, pk=group.pk or None)
+        table = self._db.table(names[0] if names else group.table)
+        columns = {_fold(column) for column in table.columns_dict}
         for column in group.columns:
-            if column.lower() not in columns:
+            if _fold(column) not in columns:
                 table.add_column(column, "BLOB")
-                columns.add(column.lower())
+                columns.add(_fold(column))
+        have = {tuple(map(_fold, index.columns)) for index in table.indexes} if group.indexes else set()
         for index in group.indexes:
-            name = f"idx_{group.table}_{'_'.join(index)}"
-            table.create_index(list(index), index_name=name, if_not_exists=True)
+            wanted = tuple(map(_fold, index))
+            if wanted not in have and columns.issuperset(wanted):  # else when a row brings the column
+                table.create_index(list(index), find_unique_name=True)
+                have.add(wanted)
         sql = self._statements[group[:6]] = _insert_sql(group)
         return sql
 
@@ -2036,7 +2080,8 @@ class CommitRows(Message):
         self._reply.put(True)
 
     def refused(self, error: BaseException) -> None:
-        self._reply.put(error if isinstance(error, Signal) else RunStopped(_one_line(error)))
+        kind = RunStopped if isinstance(error, StoreError) else YieldRefused
+        self._reply.put(error if isinstance(error, Signal) else kind(_one_line(error)))
 
 
 class CloseRun(Message):
@@ -2292,37 +2337,42 @@ class Execution:
 
     def run(self) -> Ending:
         """Run the collector to its end, whatever that is. Called on a worker, after the run's row is committed."""
-        job, registration = self.job, self.job.registration
         if self.stop is not None:
             return Ending(Outcome.INTERRUPTED, detail=f"not begun: {self.stop}")
         self.waited, self.waiting_since = self.lead.clock.monotonic() - self.started_monotonic, None
         self.thread = threading.get_ident()
-        self.context = context = RunContext(
+        context, error = _guard(self._open)
+        if error is None:
+            self.context = context
+            _, error = _guard(lambda: self._collect(context))
+        ended, broken = _guard(lambda: self._ending(error))
+        return cast(Ending, ended) if broken is None else Ending(Outcome.FAILED, error=_one_line(broken))
+
+    def _open(self) -> RunContext:
+        job, registration = self.job, self.job.registration
+        return RunContext(
             self, run_id=self.id, job_id=registration.job_id, reason=self.reason, scheduled_for=self.scheduled_for,
             started_at=self.started_at, options=registration.options, settings=registration.settings,
             budget=registration.budget, saved_state=job.state)
 
-        def collect() -> None:
-            if job.instance is None:
-                job.instance = registration.make()
-            drive(job.instance.collect(context), context)
+    def _collect(self, context: RunContext) -> None:
+        if self.job.instance is None:
+            self.job.instance = self.job.registration.make()
+        drive(self.job.instance.collect(context), context)
 
-        _, error = _guard(collect)
-        ended, broken = _guard(lambda: self._ending(context, error))
-        return cast(Ending, ended) if broken is None else Ending(Outcome.FAILED, error=_one_line(broken))
-
-    def _ending(self, context: RunContext, error: BaseException | None) -> Ending:
-        failed = context.failed_targets
-        good = context.good_targets - failed.keys()
+    def _ending(self, error: BaseException | None) -> Ending:
+        context = self.context
+        failed = context.failed_targets if context else {}
+        good = context.good_targets - failed.keys() if context else set()
         outcome = outcome_of(error, len(failed), len(good), self.stop)
         details = [f"{len(failed)} failed, {len(good)} well"] if failed else []
         details += [f"{target}: {text}"[:500] for target, text in itertools.islice(failed.items(), 20)]
         if self.asked_at is not None:
             over = (self.lead.clock.monotonic() - self.asked_at) / SECOND
             details.append(f"asked to stop ({self.stop}), ended {over:.1f} s later")
-        ending = Ending(outcome, context.calls)
+        ending = Ending(outcome, context.calls if context else 0)
         if isinstance(error, SkipRun):
-            again = None if error.again_after is None else max(0, round(error.again_after * SECOND))
+            again = None if error.again_after is None else _microseconds(error.again_after)
             details.insert(0, _clean(str(error.reason)))
             ending = ending._replace(again_after=again)
         elif isinstance(error, RateLimited):
@@ -2344,7 +2394,7 @@ class Execution:
 
     def pause(self, seconds: float) -> None:
         clock = self.lead.clock
-        until = clock.monotonic() + round(seconds * SECOND)
+        until = clock.monotonic() + _microseconds(seconds)
         while self.stop is None and (left := until - clock.monotonic()) > 0:
             clock.wait(self.wake, left / SECOND)
             self.wake.drain()
@@ -2359,8 +2409,6 @@ class Execution:
         error = self._answer(reply)
         if error is not None:
             raise error
-        if self.stop is not None:
-            raise RunStopped(f"the run must end: {self.stop}")
 
     def query(self, sql: str, params: Any) -> list[dict[str, Any]]:
         cursor = self.lead.reader().execute(sql, params)
@@ -2432,33 +2480,32 @@ class Execution:
 def drive(result: Any, run: RunContext) -> None:
     """Carry what `collect` returned to its end: a generator, an async one, a coroutine, batches, a batch or None."""
     if inspect.isgenerator(result):
-        _pump(run, result.__next__, result.throw, result.close)
+        _pump(run, StopIteration, result.__next__, result.throw, result.close)
     elif inspect.isasyncgen(result):
         with asyncio.Runner() as runner:
-            _pump(run, lambda: runner.run(_step(result)), lambda error: runner.run(_step(result, error)),
-                  lambda: runner.run(result.aclose()))
+            _pump(run, StopAsyncIteration, lambda: runner.run(_step(result)),
+                  lambda error: runner.run(_step(result, error)), lambda: runner.run(result.aclose()))
     elif inspect.iscoroutine(result):
         with asyncio.Runner() as runner:
             result = runner.run(result)
-        run.store(_batches(result))
+        run.store(_batches(result), last=True)
     else:
-        run.store(_batches(result))
+        run.store(_batches(result), last=True)
 
 
 async def _step(generator: Any, error: BaseException | None = None) -> Any:
     return await (anext(generator) if error is None else generator.athrow(error))
 
 
-def _pump(run: RunContext, advance: Callable[[], Any], throw: Callable[[Any], Any], close: Callable[[], Any]) -> None:
+def _pump(run: RunContext, end: type[Exception], advance: Callable[[], Any], throw: Callable[[Any], Any],
+          close: Callable[[], Any]) -> None:
     """Store each yield, and raise there what storing it raised. A refused one ends the run, whatever catches it."""
     error: BaseException | None = None
     while True:
         try:
             yielded = advance() if error is None else throw(error)
-        except StopIteration as end:
-            return run.store(_batches(end.value))
-        except StopAsyncIteration:
-            return run.store(())
+        except end as returned:
+            return run.store(_batches(getattr(returned, "value", None)), last=True)
         _, error = _guard(lambda: run.store(_batches(yielded)))  # noqa: B023 - called at once
         if isinstance(error, YieldRefused):
             refused = error
@@ -2480,8 +2527,8 @@ def _batches(value: Any) -> Iterable[Batch]:
 
 def _traceback(error: BaseException) -> str | None:
     """Return an error's traceback from the collector's own frame on."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_frame.f_code.co_filename == __file__:
+    frame, ours = error.__traceback__, (__file__, str(Path(asyncio.__file__).parent))
+    while frame is not None and frame.tb_frame.f_code.co_filename.startswith(ours):
         frame = frame.tb_next
     lines, broken = _guard(lambda: traceback.format_exception(type(error), error, frame))
     return None if broken is not None else _clean("".join(lines))[-20_000:]
@@ -2604,6 +2651,15 @@ class Requests:
             raise StoreError(f"{path}: {error}") from error
 
 
+class SharedObject:
+    """What `RunContext.shared` keeps: a value, once it is `ready`."""
+
+    def __init__(self) -> None:
+        self.ready = threading.Event()
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+
 class Lead:
     """Everything that a leading process has: the writer, the ticker, the workers, and what they share.
 
@@ -2621,7 +2677,7 @@ class Lead:
         self.work: queue.SimpleQueue[Execution | None] = queue.SimpleQueue()
         self._readers = threading.local()
         self._opened: list[sqlite3.Connection] = []
-        self._shared: dict[object, Any] = {}
+        self._shared: dict[object, SharedObject] = {}
         self._shared_lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self.ticker = Ticker(self, momentary=momentary, only=only)
@@ -2654,7 +2710,8 @@ class Lead:
                 thread.join(0.1)
         if self._writer_thread.is_alive():
             return  # a disk that doesn't answer: its connection can't be closed under it
-        for resource in (*self._shared.values(), *self._opened, self.writer.connection):
+        shared = [made.value for made in self._shared.values() if made.ready.is_set()]
+        for resource in (*shared, *self._opened, self.writer.connection):
             if callable(close := getattr(resource, "close", None)):
                 _guard(close)
 
@@ -2695,10 +2752,22 @@ class Lead:
         return connection
 
     def shared(self, key: object, factory: Callable[[], Any]) -> Any:
-        with self._shared_lock:
-            if key not in self._shared:
-                self._shared[key] = factory()
-            return self._shared[key]
+        """Return what the first caller's factory made. No lock is held while it is made: the others wait for it."""
+        while True:
+            with self._shared_lock:
+                first = key not in self._shared
+                made = self._shared.setdefault(key, SharedObject())
+            if first:
+                made.value, made.error = _guard(factory)
+                if made.error is not None:
+                    del self._shared[key]
+                made.ready.set()
+                if made.error is not None:
+                    raise made.error
+                return made.value
+            made.ready.wait()
+            if made.error is None:
+                return made.value
 
     def _take_over(self, registrations: list[Registration], registry: CollectorRegistry, *, retire: bool) -> None:
         """Read what the last leader left, in one transaction: orphans are closed, jobs that are gone are retired."""
@@ -3235,7 +3304,7 @@ class Ticker:
                 self._enqueue(job, promoted=False)
 
     def _close(self, execution: Execution, ending: Ending, now: int) -> None:
-        """Let the breaker hear the outcome, find the next run, have both committed; then run for who asked meanwhile."""
+        """Let the breaker hear the outcome, find the next run, have both committed; then run for who asked since."""
         job, outcome = execution.job, ending.outcome
         registration, breaker = job.registration, job.breaker
         execution.closed, job.running = True, None

@@ -19,7 +19,7 @@ from typing import Any
 from geckosched import Batch, CollectionScheduler, GeckoschedError, Outcome, Run, RunContext, collector
 
 Collect = Callable[[RunContext], Any]
-PATIENCE = 3.0  # real seconds, whatever the scheduler's clock says, until a run that should have ended is given up
+PATIENCE = 10.0  # real seconds, whatever the scheduler's clock says, until a run that should have ended is given up
 
 
 class Begun:
