@@ -1705,36 +1705,44 @@ class Store:
 
     def open_writer(self) -> sqlite3.Connection:
         """Open for the leader: WAL, migrations applied in one transaction. Raises StoreError in words."""
+        with self._connect(str(self.path), timeout=0.25) as connection:
+            self._migrate(connection)
+        return connection
+
+    @contextlib.contextmanager
+    def _connect(self, target: str, timeout: float) -> Iterator[sqlite3.Connection]:
+        """Open a connection and hand it out; if what is done first with it fails, it is closed again."""
+        with contextlib.ExitStack() as undo:
+            try:
+                uri = target.startswith("file:")
+                connection = sqlite3.connect(target, timeout, isolation_level=None, check_same_thread=False, uri=uri)
+                undo.callback(connection.close)
+                connection.row_factory = sqlite3.Row
+                yield connection
+                undo.pop_all()
+            except sqlite3.Error as error:
+                missing = "" if self.path.exists() else " (there is no such file)"
+                raise StoreError(f"{self.path}: {error}{missing}") from error
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
         import sqlite_utils
 
-        try:
-            connection = sqlite3.connect(self.path, timeout=0.25, isolation_level=None, check_same_thread=False)
-            connection.row_factory = sqlite3.Row
-            _retry_locked(lambda: connection.execute("PRAGMA journal_mode=WAL"))  # ignores the timeout (trap 19)
-            connection.execute("PRAGMA synchronous=NORMAL")
-            db = sqlite_utils.Database(connection, execute_plugins=False)
-            _retry_locked(lambda: connection.execute("BEGIN IMMEDIATE"))
-            migrations = _migrations()
-            newer = [migration.name for migration in migrations.applied(db) if migration.name not in _MIGRATIONS]
-            if newer:
-                connection.execute("ROLLBACK")
-                raise StoreError(f"{self.path}: written by a newer geckosched ({newer[-1]}), upgrade this one")
-            migrations.apply(db)
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StoreError(f"{self.path}: {error}") from error
-        return connection
+        _retry_locked(lambda: connection.execute("PRAGMA journal_mode=WAL"))  # ignores the timeout (trap 19)
+        connection.execute("PRAGMA synchronous=NORMAL")
+        db = sqlite_utils.Database(connection, execute_plugins=False)
+        _retry_locked(lambda: connection.execute("BEGIN IMMEDIATE"))
+        migrations = _migrations()
+        newer = [migration.name for migration in migrations.applied(db) if migration.name not in _MIGRATIONS]
+        if newer:
+            connection.execute("ROLLBACK")
+            raise StoreError(f"{self.path}: written by a newer geckosched ({newer[-1]}), upgrade this one")
+        migrations.apply(db)
+        connection.execute("COMMIT")
 
     def open_reader(self) -> sqlite3.Connection:
         """Open read-only: sees all that is committed, writes nothing. Raises StoreError if there is no file."""
-        try:
-            connection = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=5.0, isolation_level=None,
-                                         check_same_thread=False)
-            connection.row_factory = sqlite3.Row
+        with self._connect(f"{self.path.as_uri()}?mode=ro", timeout=5.0) as connection:
             connection.execute("PRAGMA query_only=ON")
-        except sqlite3.Error as error:
-            missing = "" if self.path.exists() else " (there is no such file)"
-            raise StoreError(f"{self.path}: {error}{missing}") from error
         return connection
 
     def read(self, sql: str, params: Sequence[Any] = ()) -> list[sqlite3.Row]:
@@ -3663,8 +3671,10 @@ class CollectionScheduler:
     def get_status(self) -> Status:
         """Return scheduler, jobs and plugins: what the store says, wherever the leader is, and the jobs that are
         registered here but not stored yet. (The one method that needs a second file: `geckosched.views`.)"""
-        from geckosched.views import read_status
-
+        try:
+            from geckosched.views import read_status
+        except ImportError as error:
+            raise GeckoschedError("get_status needs the whole package, core.py alone has get_runs") from error
         leading = self._lock.is_held()
         own = self.lead is not None or (not leading and self._state is not SchedulerState.STOPPED)
         with self._mutex:
