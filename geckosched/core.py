@@ -1715,7 +1715,8 @@ class Store:
         with contextlib.ExitStack() as undo:
             try:
                 uri = target.startswith("file:")
-                connection = sqlite3.connect(target, timeout, isolation_level=None, check_same_thread=False, uri=uri)
+                connection = sqlite3.connect(target, timeout=timeout, isolation_level=None, check_same_thread=False,
+                                             uri=uri)
                 undo.callback(connection.close)
                 connection.row_factory = sqlite3.Row
                 yield connection
