@@ -139,7 +139,7 @@ class Signal(BaseException):
 
 
 class SkipRun(Signal):
-    """Nothing to do this time. `again_after` (seconds) asks for another look sooner than the next slot."""
+    """Nothing to do this time. `again_after` (seconds, at least 1) asks for another look before the next slot."""
 
     def __init__(self, reason: str, again_after: float | None = None) -> None:
         super().__init__(reason)
@@ -454,7 +454,8 @@ class Clock:
         return time.monotonic_ns() // 1000
 
     def wait(self, inbox: Inbox, seconds: float | None) -> None:
-        """Block until `inbox` has something, at most `seconds` of this clock's time (None: for ever)."""
+        """Block until `inbox` has something, at most `seconds` of this clock's time (None: for ever). They count from
+        when this thread last read the clock, which it does to know how long to wait."""
         inbox.wait(seconds)
 
 
@@ -1252,7 +1253,8 @@ def state_text(state: Any) -> str:
         raise YieldRefused(f"run.state: found {type(state).__name__}, allowed is a dict")
     if _is_faithful(state):
         return json.dumps(state, ensure_ascii=False)
-    raise YieldRefused(f"run.state{_unfaithful(state)}: JSON would change it, allowed are dicts with text keys, "
+    path, _ = _guard(lambda: _unfaithful(state))  # which may be deeper than Python goes
+    raise YieldRefused(f"run.state{path or ''}: JSON would change it, allowed are dicts with text keys, "
                        "lists, text, finite numbers, bools and None")
 
 
@@ -2381,7 +2383,7 @@ class Execution:
             details.append(f"asked to stop ({self.stop}), ended {over:.1f} s later")
         ending = Ending(outcome, context.calls if context else 0)
         if isinstance(error, SkipRun):
-            again = None if error.again_after is None else _microseconds(error.again_after)
+            again = None if error.again_after is None else max(SECOND, _microseconds(error.again_after))
             details.insert(0, _clean(str(error.reason)))
             ending = ending._replace(again_after=again)
         elif isinstance(error, RateLimited):
@@ -3810,6 +3812,7 @@ class CollectionScheduler:
         before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
         try:
             self.start(only=only)
+            self._clock.monotonic()  # `seconds` count from here
             self._clock.wait(self._stop_wanted, seconds)
             died = self._state is SchedulerState.ERROR
             self.stop()

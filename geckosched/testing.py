@@ -23,14 +23,19 @@ class FakeClock(Clock):
         self._monotonic = SECOND
         self._lock = threading.Lock()
         self._waiting: list[Inbox] = []
+        self._read = threading.local()  # .at: what this thread saw last; waits count from there
 
     def now(self) -> int:
         """Return microseconds since the epoch, UTC, as the test has set them."""
-        return self._now
+        with self._lock:
+            self._read.at = self._monotonic
+            return self._now
 
     def monotonic(self) -> int:
         """Return microseconds that `advance` moves and `step` doesn't."""
-        return self._monotonic
+        with self._lock:
+            self._read.at = self._monotonic
+            return self._monotonic
 
     def advance(self, seconds: float) -> None:
         """Let time pass, for every clock reading."""
@@ -47,9 +52,11 @@ class FakeClock(Clock):
             self._now += round(seconds * SECOND)
 
     def wait(self, inbox: Inbox, seconds: float | None) -> None:
-        """Block until `inbox` has something or the test has let `seconds` pass."""
+        """Block until `inbox` has something or the test has let `seconds` pass since this thread last read the clock:
+        an `advance` between its reading and its waiting is not slept through."""
         with self._lock:
-            until = None if seconds is None else self._monotonic + round(seconds * SECOND)
+            since = getattr(self._read, "at", self._monotonic)
+            until = None if seconds is None else since + round(seconds * SECOND)
             self._waiting.append(inbox)
         try:
             while until is None or self._monotonic < until:

@@ -26,6 +26,7 @@ from geckosched import (
     DuplicateJob,
     GeckoschedError,
     Health,
+    Inbox,
     Outcome,
     RateLimited,
     Reason,
@@ -832,3 +833,25 @@ def test_the_accounts_of_a_job_agree_with_its_history(
     assert (status.breaker is BreakerState.OPEN) == (trailing >= threshold)
     fresh = [run.scheduled_for for run in runs if run.scheduled_for and run.reason not in (Reason.RETRY, Reason.PROBE)]
     assert len(fresh) == len(set(fresh))
+
+
+def test_an_advance_between_reading_the_clock_and_waiting_is_not_slept_through(clock: FakeClock) -> None:
+    """FakeClock: a wait counts from the thread's last reading, so a test can't lose a loop's wake-up."""
+    clock.monotonic()
+    clock.advance(5)
+    clock.wait(Inbox(), 5)
+    woken: list[bool] = []
+
+    def sleeper() -> None:
+        clock.monotonic()
+        clock.wait(Inbox(), 5)
+        woken.append(True)
+
+    thread = threading.Thread(target=sleeper, daemon=True)
+    thread.start()
+    until(lambda: clock._waiting)
+    clock.advance(4)
+    assert not woken
+    clock.advance(1)
+    thread.join(10)
+    assert woken
