@@ -1100,6 +1100,8 @@ def collector(
     calls_per_run: int | Callable[[Any], int] = 0,
 ) -> Callable[[Callable[[RunContext], Any]], FunctionCollector]:
     """Make a collector of a function `f(run)`; the keywords are the attributes of `Collector`."""
+    if callable(name):
+        raise ConfigError('collector: found a function, allowed is a name: @collector("name")')
     settings = {"name": name, "every": every, "Options": options, "timeout": timeout, "priority": priority,
                 "max_consecutive_errors": max_consecutive_errors, "budget": budget,
                 "calls_per_run": calls_per_run}
@@ -1326,6 +1328,7 @@ class RunContext:
         self.calls = 0
         self.saved_state = saved_state
         self.failed_targets: dict[str, str] = {}
+        self.first_traceback: str | None = None
         self.good_targets: set[str] = set()
         self._losses: list[Loss] = []
         self._port = port
@@ -1375,17 +1378,27 @@ class RunContext:
             self.good_targets.add(str(name))
 
     def problem(self, target: str, error: BaseException | str) -> None:
-        """Note that a target failed; the run goes on and ends partial, or failed if no target was well. Signals are
-        handed on, so that `except BaseException as e: run.problem(x, e)` can't swallow them."""
+        """Note that a target failed; the run goes on and ends partial, or failed if no target was well. The run's row
+        keeps each text and the traceback of the first. Signals are handed on, so that `except BaseException as e:
+        run.problem(x, e)` can't swallow them."""
         if isinstance(error, Signal):
             raise error
         text = _one_line(error) if isinstance(error, BaseException) else _clean(" ".join(str(error).split()))
         self.failed_targets.setdefault(_clean(str(target)), text)
+        if self.first_traceback is None and isinstance(error, BaseException):
+            self.first_traceback = _traceback(error)
 
     def lost(self, target: str, count: int, since: datetime | float, until: datetime | float) -> None:
         """Announce data that the service no longer shows: about `count` of `target` between `since` and `until` (aware
         datetimes or epoch seconds). Stored with the next yield or the normal end, as the state is."""
-        span = (to_text(from_datetime(t) if isinstance(t, datetime) else round(t * SECOND)) for t in (since, until))
+        span = []
+        for name, moment in (("since", since), ("until", until)):
+            if isinstance(moment, datetime):
+                span.append(to_text(from_datetime(moment)))
+            elif isinstance(moment, int | float) and 0 <= moment < 1e11:
+                span.append(to_text(round(moment * SECOND)))
+            else:
+                raise ConfigError(f"lost {name}: found {moment!r}, allowed are aware datetimes and epoch seconds")
         self._losses.append(Loss(_clean(str(target)), max(0, int(count)), *span))
 
     def call(self, budget: Budget | None = None) -> HeldCall:
@@ -1567,10 +1580,10 @@ class CollectorRegistry:
             brought.clear()
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
-            log.warning("plugin %s is broken: %s", name, _one_line(error))
+            log.warning("plugin %s is broken: %s%s", name, _one_line(error), _origin(error))
         for collector_name, made in brought.items():
             self.collectors[collector_name] = RegisteredCollector(made, name, settings)
-        text = None if error is None else _one_line(error)
+        text = None if error is None else _one_line(error) + _origin(error)
         self.plugins[name] = PluginStatus(name, *distribution, error is None, text, tuple(sorted(brought)))
         return name
 
@@ -1581,6 +1594,8 @@ class CollectorRegistry:
             plugin = plugin(settings)
         self._manager.register(plugin, name)
         self._manager.check_pending()
+        if not self._manager.get_hookcallers(plugin):
+            raise PluginError("it has no hooks: is @hookimpl missing on register_collectors?")
 
         def register(made: Any) -> None:
             collector_name = check_collector(made)
@@ -1590,6 +1605,18 @@ class CollectorRegistry:
             brought[collector_name] = made
 
         self.call(name, "register_collectors", register=register, settings=settings)
+
+
+def _origin(error: BaseException) -> str:
+    """Return where in the plugin an error arose: ` (weather.py:4)`; nothing for errors of ours."""
+    while isinstance(error, PluginError) and error.__cause__ is not None:
+        error = error.__cause__
+    others = (__file__, pluggy.__path__[0], "<frozen")
+    library = Path(os.__file__).parent
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    theirs = [(file, line) for file, line in frames if not file.startswith(others)
+              and (library not in Path(file).parents or "site-packages" in file)]
+    return f" ({Path(theirs[-1][0]).name}:{theirs[-1][1]})" if theirs else ""
 
 
 def _import_file(path: Path) -> Any:
@@ -2382,6 +2409,8 @@ class Execution:
             over = (self.lead.clock.monotonic() - self.asked_at) / SECOND
             details.append(f"asked to stop ({self.stop}), ended {over:.1f} s later")
         ending = Ending(outcome, context.calls if context else 0)
+        if failed and context is not None and outcome in (Outcome.FAILED, Outcome.PARTIAL):
+            ending = ending._replace(traceback=context.first_traceback)
         if isinstance(error, SkipRun):
             again = None if error.again_after is None else max(SECOND, _microseconds(error.again_after))
             details.insert(0, _clean(str(error.reason)))
@@ -2701,10 +2730,12 @@ class Lead:
             self.spawn_worker()
         self._ticker_thread = self.spawn("ticker", lambda: self._tick(died))
 
-    def stop(self, deadline: float) -> None:
-        """Ask the runs to end, wait until `deadline` (time.monotonic), close what is left as interrupted, write all."""
+    def stop(self, deadline: float, hurry: threading.Event) -> None:
+        """Ask the runs to end, wait until `deadline` (time.monotonic) or `hurry`, close what is left as interrupted,
+        write all."""
         self.ticker.inbox.put((self.ticker.stop,))
-        self._ticker_thread.join(max(0.0, deadline - time.monotonic()))
+        while self._ticker_thread.is_alive() and time.monotonic() < deadline and not hurry.is_set():
+            self._ticker_thread.join(max(0.0, min(0.1, deadline - time.monotonic())))
         self.ticker.inbox.put((self.ticker.give_up,))
         self._ticker_thread.join(0.3)
         end = "UPDATE geckosched_instances SET stopped_at=?, heartbeat_at=? WHERE id=?"
@@ -3322,7 +3353,12 @@ class Ticker:
         self._running.discard(execution)
         if execution.service is not None:
             execution.service.running -= 1
+        before = breaker.state
         conclude(outcome, breaker, now, heard=job.active, retry_after=ending.retry_after)
+        if breaker.state is not before and breaker.retry_at is not None:
+            log.warning("%s: breaker open, one probe at %s", registration.job_id, to_text(breaker.retry_at))
+        elif breaker.state is not before:
+            log.info("%s: breaker closed", registration.job_id)
         if job.accounted is not None and job.active and not job.dormant:
             job.missed += registration.grid.count(job.accounted, now)
             job.accounted = max(job.accounted, registration.grid.before(now))
@@ -3419,6 +3455,9 @@ class Ticker:
         """Let nothing start any more, and ask every run to end."""
         self._stopping = True
         self.dismiss_waiters()
+        if self._running:
+            names = ", ".join(sorted(execution.job.registration.job_id for execution in self._running))
+            log.info("stopping: waiting for %s", names)
         for execution in tuple(self._running):
             self._ask_to_stop(execution, SHUTDOWN)
 
@@ -3436,6 +3475,7 @@ class Ticker:
             ending = Ending(Outcome.INTERRUPTED, calls, detail, traceback=_stack(execution.thread))
             self._gave_up = True
             self._close(execution, ending, self._clock.now())
+            execution.report(ending, self._clock.now())
 
 
 def _stack(thread: int | None) -> str | None:
@@ -3474,6 +3514,7 @@ class CollectionScheduler:
         self._only: frozenset[str] | None = None
         self._keep = False  # retire nothing: not every plugin was asked for
         self._stop_wanted = Inbox()
+        self._hurry = threading.Event()  # ends the wait of `stop`
         self._left_to_parent: list[Any] = []
         me = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _after_fork(me))
@@ -3784,7 +3825,7 @@ class CollectionScheduler:
         watcher.inbox.put("stop")
         thread.join(max(0.2, deadline - time.monotonic()))
         if lead is not None:
-            lead.stop(deadline)
+            lead.stop(deadline, self._hurry)
         with self._mutex:
             self.lead = self._watcher = self._watcher_thread = None
             self._lock.release()
@@ -3800,14 +3841,18 @@ class CollectionScheduler:
 
     def run_forever(self, seconds: float | None = None, *, only: Iterable[str] | None = None) -> None:
         """Start, run until SIGINT, SIGTERM, `stop()` from another thread, or `seconds` of the scheduler's clock, then
-        stop. Signals are handled only while this runs, on the main thread; after SIGINT it raises KeyboardInterrupt."""
+        stop. Signals are handled only while this runs, on the main thread; a second one ends the wait for the runs;
+        after SIGINT it raises KeyboardInterrupt."""
         signals: list[int] = []
 
         def on_signal(number: int, _: object) -> None:
             signals.append(number)
             self._stop_wanted.put(True)
+            if len(signals) > 1:
+                self._hurry.set()
 
         self._stop_wanted.drain()
+        self._hurry.clear()
         in_main = threading.current_thread() is threading.main_thread()
         before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
         try:
@@ -3861,7 +3906,7 @@ class CollectionScheduler:
         finally:
             watcher.inbox.put("stop")
             thread.join(1.0)
-            lead.stop(time.monotonic() + 5.0)
+            lead.stop(time.monotonic() + 5.0, self._hurry)
             self._lock.release()
 
     def _operate(self, action: str, job_id: str, arguments: dict[str, Any]) -> None:

@@ -42,7 +42,9 @@ def register_collectors(register, settings):
 """
 
 BROKEN = {
-    "fails": ("raise RuntimeError('no network')", "RuntimeError: no network"),
+    "hookless": ("def register_collectors(register): ...", "it has no hooks: is @hookimpl missing"),
+    "deep": ("import json\ndef boom():\n    json.loads('nope')\nboom()", "line 1 column 1 (char 0) (geckosched_test_deep.py:3)"),
+    "fails": ("\n\nraise RuntimeError('no network')", "RuntimeError: no network (geckosched_test_fails.py:3)"),
     "syntax": ("def broken(:", "SyntaxError"),
     "exits": ("import sys; sys.exit(3)", "SystemExit: 3"),
     "missing": ("import not_there_at_all", "ModuleNotFoundError"),
@@ -56,7 +58,7 @@ BROKEN = {
     ),
     "raises": (
         "from geckosched import hookimpl\n@hookimpl\ndef register_collectors(register): raise KeyError('x')",
-        "KeyError: 'x'",
+        "KeyError: 'x' (geckosched_test_raises.py:3)",
     ),
     "thief": (GOOD.format(name="good"), 'collector name "good" is taken by plugin good'),
     "nameless": (

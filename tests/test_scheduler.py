@@ -886,3 +886,36 @@ def test_an_advance_between_reading_the_clock_and_waiting_is_not_slept_through(c
     clock.advance(1)
     thread.join(10)
     assert woken
+
+
+def test_the_first_failed_target_leaves_its_traceback(make: Make) -> None:
+    """A partial run, and one that failed by its targets, show where the first of them went wrong."""
+
+    @collector("targets")
+    def targets(run: RunContext) -> None:
+        for name in run.options["names"]:
+            with run.target(name):
+                if name != "good":
+                    raise KeyError(name)
+
+    scheduler = make()
+    for job_id, names in (("partial", ["good", "bad", "worse"]), ("failed", ["bad"])):
+        scheduler.register_collector(targets, job_id=job_id, options={"names": names})
+        run = scheduler.execute_collector_now(job_id)
+        assert run is not None
+        assert run.outcome == job_id
+        assert "raise KeyError(name)" in (run.traceback or "")
+        assert (run.traceback or "").endswith("KeyError: 'bad'\n")
+
+
+def test_the_log_says_when_a_breaker_opens_and_closes(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """An operator reads in the log that a breaker opened, until when, and that it closed."""
+    switch = {"broken": True}
+    scheduler = make(max_consecutive_errors=1)
+    scheduler.register_collector(broken_collector(switch))
+    with caplog.at_level("INFO", "geckosched"), scheduler:
+        runs_of(scheduler, "broken", 1)
+        switch["broken"] = False
+        scheduler.execute_collector_now("broken")
+    assert "broken: breaker open, one probe at 2026-01-01T00:01:00.000000Z" in caplog.text
+    assert "broken: breaker closed" in caplog.text
