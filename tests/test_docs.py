@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import doctest
 import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -12,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from geckosched import RunContext, SchedulerConfig
 from geckosched.config import load_configuration
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,7 +61,7 @@ def test_quick_start_is_two_blocks_of_one_line() -> None:
 
 def test_the_configuration_in_the_readme_and_the_example_file_are_read(tmp_path: Path) -> None:
     """Both configurations pass our own check."""
-    shown = next(block for block in blocks("toml") if "[scheduler]" in block)
+    shown = next(block for block in blocks("toml") if "[scheduler]\n" in block)
     (tmp_path / "geckosched.toml").write_text(shown)
     assert load_configuration(tmp_path / "geckosched.toml").scheduler.timezone == "Europe/Berlin"
     assert "geckoterminal-trades" in load_configuration(ROOT / "geckosched.toml").collectors
@@ -89,3 +93,22 @@ def test_links_lead_somewhere() -> None:
 def test_examples_in_docstrings_run(name: str) -> None:
     """Every `>>>` in a docstring shows what it says it shows."""
     assert doctest.testmod(importlib.import_module(f"geckosched.{name}")).failed == 0
+
+
+def test_the_settings_are_those_of_the_scheduler_with_their_defaults() -> None:
+    """The table of settings has every field of SchedulerConfig that [scheduler] takes, with its default."""
+    shown: dict[str, object] = {}
+    for row in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (`[^|]+`) \|", README, re.M):
+        values = [ast.literal_eval(value) for value in row[1].replace("`", "").split(", ")]
+        shown |= dict(zip(re.findall(r"\w+", row[0]), values, strict=True))
+    config = SchedulerConfig()
+    assert shown == {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "budgets"}
+
+
+def test_what_the_readme_says_a_run_has_is_there() -> None:
+    """Every attribute and method that "The rest of `run`" names exists."""
+    text = README.split("**The rest of `run`**")[1].split("Take the time")[0]
+    names = re.findall(r"`(\w+)(?:\([^)]*\))?`", text)
+    attributes = set(dir(RunContext)) | set(inspect.signature(RunContext.__init__).parameters) | {"id", "state"}
+    assert len(names) >= 14
+    assert set(names) <= attributes

@@ -43,7 +43,10 @@ def register_collectors(register, settings):
 
 BROKEN = {
     "hookless": ("def register_collectors(register): ...", "it has no hooks: is @hookimpl missing"),
-    "deep": ("import json\ndef boom():\n    json.loads('nope')\nboom()", "line 1 column 1 (char 0) (geckosched_test_deep.py:3)"),
+    "deep": (
+        "import json\ndef boom():\n    json.loads('nope')\nboom()",
+        "line 1 column 1 (char 0) (geckosched_test_deep.py:3)",
+    ),
     "fails": ("\n\nraise RuntimeError('no network')", "RuntimeError: no network (geckosched_test_fails.py:3)"),
     "syntax": ("def broken(:", "SyntaxError"),
     "exits": ("import sys; sys.exit(3)", "SystemExit: 3"),
