@@ -1730,7 +1730,8 @@ class Store:
     """The SQLite file: opened for the one writer, or for reading. Holds the collected tables and ours."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.hurry = threading.Event()  # set: don't wait for locks
+        self.path = Path(os.path.realpath(Path(path).expanduser()))  # one file, one lock beside it
 
     def open_writer(self) -> sqlite3.Connection:
         """Open for the leader: WAL, migrations applied in one transaction. Raises StoreError in words."""
@@ -1757,10 +1758,11 @@ class Store:
     def _migrate(self, connection: sqlite3.Connection) -> None:
         import sqlite_utils
 
-        _retry_locked(lambda: connection.execute("PRAGMA journal_mode=WAL"))  # ignores the timeout (trap 19)
+        # trap 19: this one ignores the timeout
+        _retry_locked(lambda: connection.execute("PRAGMA journal_mode=WAL"), self.hurry)
         connection.execute("PRAGMA synchronous=NORMAL")
         db = sqlite_utils.Database(connection, execute_plugins=False)
-        _retry_locked(lambda: connection.execute("BEGIN IMMEDIATE"))
+        _retry_locked(lambda: connection.execute("BEGIN IMMEDIATE"), self.hurry)
         migrations = _migrations()
         newer = [migration.name for migration in migrations.applied(db) if migration.name not in _MIGRATIONS]
         if newer:
@@ -1795,15 +1797,14 @@ class Store:
         return [_run_of(row) for row in rows]
 
 
-def _retry_locked(call: Callable[[], object], tries: int = 40) -> None:
+def _retry_locked(call: Callable[[], object], hurry: threading.Event, tries: int = 40) -> None:
     """Do something on a fresh connection that may find the file locked for a moment."""
     for left in reversed(range(tries)):
         try:
             call()
         except sqlite3.OperationalError:
-            if not left:
+            if not left or hurry.wait(0.05):
                 raise
-            Inbox().wait(0.05)
         else:
             return
 
@@ -1881,6 +1882,7 @@ class Writer:
         self._closed: set[int] = set()
         self._statements: dict[tuple[Any, ...], str] = {}
         self._finishing = False
+        self.at_rest = threading.Lock()  # held while a transaction is open: no fork then (SQLite's locks don't fork)
 
     def finish(self) -> None:
         """Ask the loop to end when all that was put before is written or given up."""
@@ -1900,10 +1902,14 @@ class Writer:
     def _commit(self) -> None:
         refused: dict[int, BaseException] = {}
         try:
-            while not self._transaction(refused):
-                self._roll_back()
+            with self.at_rest:
+                try:
+                    while not self._transaction(refused):
+                        self._roll_back()
+                except sqlite3.Error:
+                    self._roll_back()
+                    raise
         except sqlite3.Error as error:
-            self._roll_back()
             self._wait_for_the_file(error)
             return
         if self.trouble is not None:
@@ -1974,6 +1980,8 @@ class Writer:
     def write_rows(self, group: RowGroup) -> int:
         """Write one group of rows by one prepared statement; returns how many were inserted or changed."""
         try:
+            if len(self._statements) > 1000:  # rows whose keys vary
+                self._statements.clear()
             sql = self._statements.get(group[:6]) or self._prepare(group)
             return self.connection.executemany(sql, group.rows).rowcount
         except Exception as error:
@@ -2343,10 +2351,9 @@ class Job:
 class Execution:
     """One run of a job, from admission to Close, and what its RunContext stands on (`RunPort`)."""
 
-    __slots__ = ("abandoned", "asked_at", "closed", "context", "id", "job", "lead", "missed", "reason", "rows",
-                 "scheduled_for", "service", "started_at", "started_monotonic", "stop", "thread", "waited", "waiters",
-                 "waiting_since",
-                 "wake")
+    __slots__ = ("abandoned", "asked_at", "closed", "context", "id", "job", "lead", "missed", "reason", "registration",
+                 "rows", "scheduled_for", "service", "started_at", "started_monotonic", "stop", "thread", "waited",
+                 "waiters", "waiting_since", "wake")
 
     def __init__(self, lead: Lead, job: Job, run_id: int, reason: Reason, scheduled_for: int | None, missed: int,
                  waiters: list[Waiter]) -> None:
@@ -2388,15 +2395,20 @@ class Execution:
 
     def _open(self) -> RunContext:
         job, registration = self.job, self.job.registration
+        self.registration = registration
         return RunContext(
             self, run_id=self.id, job_id=registration.job_id, reason=self.reason, scheduled_for=self.scheduled_for,
             started_at=self.started_at, options=registration.options, settings=registration.settings,
             budget=registration.budget, saved_state=job.state)
 
     def _collect(self, context: RunContext) -> None:
-        if self.job.instance is None:
-            self.job.instance = self.job.registration.make()
-        drive(self.job.instance.collect(context), context)
+        job, registration = self.job, self.registration
+        made = job.instance
+        if made is None or made[0] is not registration:
+            made = (registration, registration.make())
+            if not self.closed:  # else a fresh run has one of its own
+                job.instance = made
+        drive(made[1].collect(context), context)
 
     def _ending(self, error: BaseException | None) -> Ending:
         context = self.context
@@ -2489,8 +2501,8 @@ class Execution:
         self.waiting_since = clock.monotonic()
         while not (answers := reply.drain()):
             clock.wait(reply, None)
-        waited, self.waiting_since = clock.monotonic() - self.waiting_since, None
-        self.waited += waited
+        self.waited += clock.monotonic() - self.waiting_since  # first: ran_for must never see neither
+        self.waiting_since = None
         return answers[0] if answers[0] is not True else None
 
     def report(self, ending: Ending, finished_at: int) -> None:
@@ -2672,6 +2684,8 @@ class Requests:
             runs = self._store.runs("id = ?", (row["run_id"],), 1) if row["run_id"] else []
             if runs and (runs[0].outcome is not None or not wait):
                 return runs[0]
+            if not runs and row["answer"].startswith("refused"):
+                raise SchedulerClosed(f"trigger {row['job_id']}: {row['answer']}")
             if (not wait and row["answer"] != "accepted") or time.monotonic() > until:
                 return runs[0] if runs else None
             if not runs and not self._lock.is_held():
@@ -2721,14 +2735,14 @@ class Lead:
         self._shared_lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self.ticker = Ticker(self, momentary=momentary, only=only)
-        self._take_over(list(registrations), registry, retire=not (momentary or keep))
+        self._take_over(list(registrations), registry, momentary=momentary, retire=not (momentary or keep))
 
     def start(self, died: Callable[[], None]) -> None:
-        """Start the loops; `died` is called if the ticker ends by an error of ours."""
-        self._writer_thread = self.spawn("writer", _repeat(self.writer.turn))
+        """Start the loops; `died` is called if one ends by an error of ours."""
+        self._writer_thread = self.spawn("writer", lambda: self._keep("writer", self.writer.turn, died))
         for _ in range(self.config.max_workers):
             self.spawn_worker()
-        self._ticker_thread = self.spawn("ticker", lambda: self._tick(died))
+        self._ticker_thread = self.spawn("ticker", lambda: self._keep("ticker", self.ticker.turn, died))
 
     def stop(self, deadline: float, hurry: threading.Event) -> None:
         """Ask the runs to end, wait until `deadline` (time.monotonic) or `hurry`, close what is left as interrupted,
@@ -2752,8 +2766,14 @@ class Lead:
                 thread.join(0.1)
         if self._writer_thread.is_alive():
             return  # a disk that doesn't answer: its connection can't be closed under it
+        _guard(self.writer.connection.close)
+        for connection in self._opened:
+            _guard(connection.interrupt)  # a query that a given-up run is still at
+        self.spawn("closer", self._close_shared).join(max(0.3, deadline - time.monotonic()))
+
+    def _close_shared(self) -> None:
         shared = [made.value for made in self._shared.values() if made.ready.is_set()]
-        for resource in (*shared, *self._opened, self.writer.connection):
+        for resource in (*self._opened, *shared):  # ours first: a plugin's close() may hang
             if callable(close := getattr(resource, "close", None)):
                 _guard(close)
 
@@ -2772,18 +2792,19 @@ class Lead:
         while (execution := self.work.get()) is not None:
             ending, finished_at = execution.run(), self.clock.now()
             self.ticker.inbox.put((self.ticker.ended, execution, ending, finished_at))
-            execution.report(ending, finished_at)
+            _guard(lambda: execution.report(ending, finished_at))  # noqa: B023 - a host's log handler may raise
             if execution.abandoned:
                 return
 
-    def _tick(self, died: Callable[[], None]) -> None:
+    def _keep(self, name: str, turn: Callable[[], bool], died: Callable[[], None]) -> None:
+        """Repeat a loop's turn; an error in it is one of ours, and the scheduler can't go on."""
         try:
-            while self.ticker.turn():
+            while turn():
                 pass
         except Exception:
-            log.exception("the ticker died; this is a bug of geckosched")
+            log.exception("the %s died; this is a bug of geckosched", name)
             died()
-            self.ticker.dismiss_waiters()
+            self.ticker.die()
 
     def reader(self) -> sqlite3.Connection:
         """Return this thread's reading connection."""
@@ -2811,15 +2832,19 @@ class Lead:
             if made.error is None:
                 return made.value
 
-    def _take_over(self, registrations: list[Registration], registry: CollectorRegistry, *, retire: bool) -> None:
+    def _take_over(self, registrations: list[Registration], registry: CollectorRegistry, *, momentary: bool,
+                   retire: bool) -> None:
         """Read what the last leader left, in one transaction: orphans are closed, jobs that are gone are retired."""
         connection, now = self.writer.connection, self.clock.now()
         undo = contextlib.ExitStack()
         undo.callback(connection.close)
         plugins = json.dumps([plugin.as_dict() for plugin in registry.plugins.values()])
         with undo:  # closing rolls back
-            _retry_locked(lambda: connection.execute("BEGIN IMMEDIATE"))
+            _retry_locked(lambda: connection.execute("BEGIN IMMEDIATE"), self.store.hurry)
             _close_orphans(connection)
+            connection.execute("UPDATE geckosched_requests SET answer='refused: the leader ended before the run could "
+                               "start' WHERE action='trigger' AND run_id IS NULL AND (answer='accepted' OR "
+                               "answer LIKE 'waits %')")
             rows = {row["job_id"]: row for row in connection.execute(_RESTORE_SQL)}
             connection.execute(
                 "INSERT INTO geckosched_instances VALUES (?,?,?,?,?,?,NULL,0,?)",
@@ -2836,7 +2861,12 @@ class Lead:
                    "(SELECT coalesce(max(last_run_id), 0) FROM geckosched_jobs))"
             self.ticker.last_run_id = int(connection.execute(last).fetchone()[0])
             if not retire:  # what an operator does to a job must not need its plugin
-                registrations += [_registration_of(row) for row in rows.values()
+                zone = find_timezone(self.config.timezone)
+                if momentary:  # who leads for a moment changes no job of another program
+                    registrations = [r for r in registrations
+                                     if r.job_id not in rows or rows[r.job_id]["collector"] == r.name]
+                    known = {registration.job_id for registration in registrations}
+                registrations += [_registration_of(row, zone) for row in rows.values()
                                   if row["job_id"] not in known and row["retired_at"] is None]
             saved = [self.ticker.add(registration, rows.get(registration.job_id)) for registration in registrations]
             anew = [(job[0],) for job, foreign in saved if foreign]
@@ -2853,12 +2883,13 @@ _RESTORE_SQL = """
       FROM geckosched_jobs j LEFT JOIN geckosched_runs r ON r.id = j.last_run_id"""
 
 
-def _registration_of(row: sqlite3.Row) -> Registration:
+def _registration_of(row: sqlite3.Row, zone: tzinfo) -> Registration:
     """Return the registration of a stored job whose collector is not registered here: it can't run here."""
     job_id, every = row["job_id"], parse_duration(row["every"])
     quiet = None if row["quiet"] is None else parse_duration(row["quiet"])
+    grid = Grid(job_id, every, None if row["at"] is None else parse_at(row["at"], every), zone)
     return Registration(job_id, None, row["collector"], row["plugin"], {}, {}, bool(row["enabled"]), every, row["at"],
-                        Grid(job_id, every), every, 0, sys.maxsize, quiet, None)
+                        grid, every, 0, sys.maxsize, quiet, None)
 
 
 def _close_orphans(connection: sqlite3.Connection) -> None:
@@ -2914,7 +2945,7 @@ class Watcher:
             else:
                 self._beat(lead)
                 self._read_requests(lead)
-        except (GeckoschedError, sqlite3.Error) as error:
+        except Exception as error:  # without this loop there is no heartbeat, no request, no take-over
             log.warning("watcher: %s", _one_line(error))
         return True
 
@@ -2931,14 +2962,16 @@ class Watcher:
         for row in lead.reader().execute(sql, (self._seen,)).fetchall():
             self._seen = row["id"]
             answer = "refused: unknown action" if row["action"] not in _ACTIONS else None
-            if now - from_text(row["requested_at"]) > REQUEST_LIFETIME:
+            asked = _guard(lambda: (from_text(row["requested_at"]), json.loads(row["arguments"] or "{}")))  # noqa: B023
+            if asked[1] is not None:
+                answer = f"refused: {_one_line(asked[1])}"
+            elif now - asked[0][0] > REQUEST_LIFETIME:
                 answer = "expired"
             if answer is not None:
                 sql = "UPDATE geckosched_requests SET answered_at=?, answer=? WHERE id=?"
                 lead.writer.inbox.put(Statements([(sql, (to_text(now), answer, row["id"]))]))
                 continue
-            arguments = json.loads(row["arguments"] or "{}")
-            lead.ticker.inbox.put((lead.ticker.operate, row["action"], row["job_id"], arguments, None, row["id"]))
+            lead.ticker.inbox.put((lead.ticker.operate, row["action"], row["job_id"], asked[0][1], None, row["id"]))
 
 
 # ======================================================================================================================
@@ -2957,6 +2990,7 @@ class Ticker:
     def __init__(self, lead: Lead, *, momentary: bool, only: frozenset[str] | None) -> None:
         self.inbox = Inbox()
         self.jobs: dict[str, Job] = {}
+        self._retired: dict[str, Job] = {}
         self.last_run_id = 0
         self.last_turn = lead.clock.now()
         self._lead = lead
@@ -2974,6 +3008,8 @@ class Ticker:
         self._abandoned = 0
         self._gave_up = False
         self._stopping = False
+        self._over = False
+        self._door = threading.Lock()
         self._offset = lead.clock.now() - lead.clock.monotonic()
 
     @property
@@ -2988,6 +3024,19 @@ class Ticker:
 
     # -- the loop
 
+    def submit(self, *message: Any) -> bool:
+        """Put a message that somebody waits on; False if the loop has ended and nobody would read it."""
+        with self._door:
+            if not self._over:
+                self.inbox.put(message)
+            return not self._over
+
+    def _close_the_door(self) -> None:
+        with self._door:
+            self._over = True
+        for call, *arguments in self.inbox.drain():
+            call(*arguments)
+
     def turn(self) -> bool:
         """Wait for a message or a moment, then do all that is due; False when the loop is at its end."""
         self._clock.wait(self.inbox, self._pause())
@@ -2995,6 +3044,8 @@ class Ticker:
         for call, *arguments in self.inbox.drain():
             call(*arguments)
         if self._stopping:
+            if not self._running:
+                self._close_the_door()
             return bool(self._running)
         self._timetable.run_pending()
         self._enforce_time_limits()
@@ -3056,9 +3107,10 @@ class Ticker:
             ended = _from_text_or_none(row["last_finished"]) or now
             if job.breaker.retry_at is not None and ended > now:  # the clock was set back: keep the pause's length
                 job.breaker.retry_at = min(job.breaker.retry_at, now + max(0, job.breaker.retry_at - ended))
-        for execution in self._running:  # of a job that was unregistered a moment ago
+        for execution in tuple(self._running):  # of a job that was forgotten, or of another collector
             if execution.job.registration.job_id == registration.job_id:
-                execution.job, job.running = job, execution
+                self._ask_to_stop(execution, "its job is another one now")
+                self._abandon(execution, Ending(Outcome.INTERRUPTED, detail="its job is another one now"))
         self.jobs[registration.job_id] = job
         self._calls.count_job(registration.budget, registration.priority, 1)
         if job.active:
@@ -3068,7 +3120,10 @@ class Ticker:
     def add_live(self, registration: Registration, row: sqlite3.Row | None) -> None:
         """Take a job in while running, or give one of the same id and collector its new registration."""
         job, statements = self.jobs.get(registration.job_id), []
-        if job is None:
+        old = self._retired.pop(registration.job_id, None)
+        if job is None and old is not None and old.registration.name == registration.name:
+            saved = self._revive(old, registration)
+        elif job is None:
             saved, foreign = self.add(registration, row)
             if foreign:
                 statements = [("DELETE FROM geckosched_jobs WHERE job_id=?", (registration.job_id,))]
@@ -3081,9 +3136,22 @@ class Ticker:
             saved = (*registration.row(), job.next_text)
         self._lead.writer.inbox.put(Statements([*statements, (_SAVE_JOB, saved)]))
 
+    def _revive(self, job: Job, registration: Registration) -> tuple[Any, ...]:
+        """Take an unregistered job up again as it is now, a run in progress included."""
+        job.registration, job.enabled, job.instance, job.gone = registration, registration.enabled, None, False
+        job.breaker.threshold = registration.max_consecutive_errors
+        job.slot = self._timetable.add(registration.grid, lambda due: self._on_due(job, due))
+        self.jobs[registration.job_id] = job
+        self._calls.count_job(registration.budget, registration.priority, 1)
+        if job.active:
+            self._plan_first(job, None, self._clock.now())
+        return (*registration.row(), job.next_text)
+
     def operate(self, action: str, job_id: str, arguments: Mapping[str, Any], reply: Inbox | None = None,
                 request: int | None = None) -> None:
         """Carry out what an operator or embedder asked of a job; the answer goes to a caller here or to the store."""
+        if self._stopping and request is not None:
+            return  # stays open for the next leader
         job, answer = self.jobs.get(job_id), "done"
         statements: list[tuple[str, Any]] = []
         if job is None or (action == "trigger" and job.registration.collector is None):
@@ -3093,7 +3161,7 @@ class Ticker:
         else:
             try:
                 statements = getattr(self, f"_do_{action}")(job, **arguments)
-            except (TypeError, GeckoschedError) as error:  # a request may hold anything
+            except (TypeError, ValueError, ArithmeticError, GeckoschedError) as error:  # a request may hold anything
                 answer = f"refused: {_one_line(error)}"
         if request is not None:
             sql = "UPDATE geckosched_requests SET answered_at=?, answer=? WHERE id=?"
@@ -3135,6 +3203,7 @@ class Ticker:
 
     def _do_reschedule(self, job: Job, every: int, at: str | None = None) -> list[tuple[str, Any]]:
         zone, name = find_timezone(self._lead.config.timezone), job.registration.job_id
+        every = parse_duration(timedelta(microseconds=every), "every")
         grid = Grid(name, every, None if at is None else parse_at(at, every), zone)
         job.registration = dataclasses.replace(job.registration, every=every, at=at, grid=grid)
         job.slot.grid = grid
@@ -3144,15 +3213,19 @@ class Ticker:
     def _do_unregister(self, job: Job, forget: bool = False) -> list[tuple[str, Any]]:
         self._timetable.cancel_job(job.slot)
         job.gone, job.next = True, None
-        for waiter in job.waiting.waiters if job.waiting else ():
+        waiters, job.queued = [*job.queued, *(job.waiting.waiters if job.waiting else ())], []
+        for waiter in waiters:
             waiter.closed()
+        refused = [("UPDATE geckosched_requests SET answer='refused: the job was unregistered' WHERE id=?",
+                    (waiter.request,)) for waiter in waiters if waiter.request is not None]
         if job.waiting is not None:
             self._forget_waiting(job)
         self._calls.count_job(job.registration.budget, job.registration.priority, -1)
         del self.jobs[job.registration.job_id]
         if forget:
-            return [("DELETE FROM geckosched_jobs WHERE job_id=?", (job.registration.job_id,))]
-        return [self._change(job, retired_at=to_text(self._clock.now()))]
+            return [*refused, ("DELETE FROM geckosched_jobs WHERE job_id=?", (job.registration.job_id,))]
+        self._retired[job.registration.job_id] = job  # the store may lag: this is what a new registration takes up
+        return [*refused, self._change(job, retired_at=to_text(self._clock.now()))]
 
     def _change(self, job: Job, **columns: Any) -> tuple[str, Any]:
         """Return the statement that changes columns of a job's row, and when it runs next."""
@@ -3194,8 +3267,10 @@ class Ticker:
 
     def _plan_after(self, job: Job, now: int, again_at: int | None = None) -> None:
         """Plan a job's next run, the next slot being the first after `now` that isn't accounted for yet."""
-        slot = job.registration.grid.after(max(now, job.accounted or 0))
-        self._plan(job, next_run(job.breaker, slot, again_at) if job.active else None)
+        planned = next_run(job.breaker, job.registration.grid.after(max(now, job.accounted or 0)), again_at)
+        if job.next is not None and job.next.reason in (Reason.FIRST, Reason.CATCHUP):
+            planned = job.next._replace(due=min(job.next.due, now))  # it has not come up yet
+        self._plan(job, planned if job.active else None)
 
     # -- a slot comes, somebody asks
 
@@ -3322,6 +3397,9 @@ class Ticker:
             self._pass_over(job, execution.started_at)
         limit = execution.started_monotonic + job.registration.timeout
         heapq.heappush(self._deadlines, (limit, execution.id, execution))
+        if len(self._deadlines) > 64 and len(self._deadlines) > 3 * len(self._running):  # mostly runs that have ended
+            self._deadlines = [entry for entry in self._deadlines if not entry[2].closed]
+            heapq.heapify(self._deadlines)
         self._lead.writer.inbox.put(StartRun(execution))
 
     def _pass_over(self, job: Job, now: int) -> None:
@@ -3338,12 +3416,14 @@ class Ticker:
         if not execution.closed:
             self._close(execution, ending, finished_at)
         elif execution.abandoned:
+            full = self._abandoned >= self._lead.config.max_workers
             self._abandoned -= 1
             job = execution.job
             job.abandoned -= 1
             self._save_abandoned(job)
-            if job.waiting is not None:
-                self._enqueue(job, promoted=False)
+            for other in tuple(self.jobs.values()) if full else (job,):
+                if other.waiting is not None and (other is job or other.abandoned):
+                    self._enqueue(other, promoted=False)
 
     def _close(self, execution: Execution, ending: Ending, now: int) -> None:
         """Let the breaker hear the outcome, find the next run, have both committed; then run for who asked since."""
@@ -3370,13 +3450,20 @@ class Ticker:
         self._lead.writer.inbox.put(CloseRun(execution, ending, now, (
             breaker.state, breaker.consecutive_errors, breaker.consecutive_rate_limits,
             _text_or_none(breaker.opened_at), _text_or_none(breaker.retry_at), job.next_text, execution.id,
-            _text_or_none(job.accounted), at if good else None, at if good or outcome is Outcome.SKIPPED else None,
+            _text_or_none(self._told(job)), at if good else None, at if good or outcome is Outcome.SKIPPED else None,
             execution.id if bad else None, int(bad), execution.missed, (now - execution.started_at) / SECOND,
             job.abandoned, registration.job_id)))
         if job.queued and not self._stopping:
             waiters, job.queued = job.queued, []
             again = Waiting(Reason.TRIGGERED, None, 0, waiters, self._clock.monotonic())
             self._offer(job, Admission.RUN if self._is_free(job) else Admission.WAIT, again)
+
+    def _told(self, job: Job) -> int | None:
+        """Return the last slot that runs account for: what is missed but in no run's `missed` yet lies after it."""
+        if job.accounted is None or not job.missed:
+            return job.accounted
+        grid = job.registration.grid
+        return grid.slot(grid.index(job.accounted) - job.missed)
 
     def _enforce_time_limits(self) -> None:
         """Ask runs at their time limit to end; abandon those that haven't ended 30 s later."""
@@ -3394,7 +3481,9 @@ class Ticker:
             elif execution.waiting_since is not None or self._abandoned >= self._lead.config.max_workers:
                 again = now + SECOND
             else:
-                self._abandon(execution)
+                limit = format_duration(execution.job.registration.timeout)
+                error = f"abandoned: it went on 30 s after its time limit of {limit}"
+                self._abandon(execution, Ending(Outcome.TIMED_OUT, error=error))
                 continue
             heapq.heappush(self._deadlines, (again, number, execution))
 
@@ -3402,18 +3491,18 @@ class Ticker:
         execution.ask_to_stop(why)
         self._calls.dismiss(execution, RunStopped(f"the run must end: {why}"))
 
-    def _abandon(self, execution: Execution) -> None:
-        """Go on without a run that ignores its time limit: a fresh worker and a fresh instance in its place."""
+    def _abandon(self, execution: Execution, ending: Ending) -> None:
+        """Go on without a run that doesn't end: a fresh worker and a fresh instance in its place."""
         job = execution.job
         execution.abandoned = True
         job.abandoned += 1
         job.instance = None
         self._abandoned += 1
         self._lead.spawn_worker()
-        limit = format_duration(job.registration.timeout)
-        error = f"abandoned: it went on 30 s after its time limit of {limit}"
-        self._close(execution, Ending(Outcome.TIMED_OUT, execution.context.calls if execution.context else 0,
-                                      error=error, traceback=_stack(execution.thread)), self._clock.now())
+        calls = execution.context.calls if execution.context else 0
+        ending = ending._replace(calls=calls, traceback=_stack(execution.thread))
+        self._close(execution, ending, self._clock.now())
+        execution.report(ending, self._clock.now())
         self._save_abandoned(job)
 
     def _save_abandoned(self, job: Job) -> None:
@@ -3467,6 +3556,13 @@ class Ticker:
             for waiter in (*job.queued, *(job.waiting.waiters if job.waiting else ())):
                 waiter.closed()
 
+    def die(self) -> None:
+        """After an error of ours: nobody waits for what will not come."""
+        self._stopping = True
+        self.dismiss_waiters()
+        with contextlib.suppress(Exception):
+            self._close_the_door()
+
     def give_up(self) -> None:
         """Close what has not ended as interrupted; whatever its thread still does, it can store nothing."""
         for execution in tuple(self._running):
@@ -3516,8 +3612,7 @@ class CollectionScheduler:
         self._stop_wanted = Inbox()
         self._hurry = threading.Event()  # ends the wait of `stop`
         self._left_to_parent: list[Any] = []
-        me = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: _after_fork(me))
+        ForkHooks(self)
 
     # -- jobs
 
@@ -3629,7 +3724,8 @@ class CollectionScheduler:
             with self._taking_part() as lead:
                 if lead is not None:
                     inbox = Inbox()
-                    lead.ticker.inbox.put((lead.ticker.trigger, job_id, inbox))
+                    if not lead.ticker.submit(lead.ticker.trigger, job_id, inbox):
+                        raise SchedulerClosed(f"the scheduler stopped before {job_id} could run")
                     return self._await_run(job_id, inbox, wait or lead is not self.lead, timeout)
             if (row := self._requests.ask("trigger", job_id, {})) is not None:
                 self._check_answer("trigger", job_id, row["answer"])
@@ -3802,13 +3898,13 @@ class CollectionScheduler:
             try:
                 lead = Lead(self._store, self.config, self._clock, self._registrations.values(), self.registry,
                             momentary=momentary, keep=self._keep, only=self._only)
-            except sqlite3.Error as error:
-                raise StoreError(f"{self._store.path}: {error}") from error
-            lead.start(self._ticker_died)
+            except (sqlite3.Error, ValueError, TypeError, KeyError) as error:  # or a value that somebody damaged
+                raise StoreError(f"{self._store.path}: {_one_line(error)}") from error
+            lead.start(self._loop_died)
             undo.pop_all()
         return lead
 
-    def _ticker_died(self) -> None:
+    def _loop_died(self) -> None:
         self._state = SchedulerState.ERROR
         self._stop_wanted.put(True)
 
@@ -3817,7 +3913,9 @@ class CollectionScheduler:
         ended then is closed as interrupted and can store nothing more. Returns within the timeout plus one second."""
         seconds = parse_duration(self.config.shutdown_timeout, zero=True) / SECOND if timeout is None else timeout
         deadline = time.monotonic() + max(0.0, seconds)
+        self._store.hurry.set()  # who opens it under the mutex gives up
         with self._mutex:
+            self._store.hurry.clear()
             lead, watcher, thread = self.lead, self._watcher, self._watcher_thread
             if watcher is None or thread is None:
                 return
@@ -3827,10 +3925,20 @@ class CollectionScheduler:
         if lead is not None:
             lead.stop(deadline, self._hurry)
         with self._mutex:
-            self.lead = self._watcher = self._watcher_thread = None
-            self._lock.release()
-            self._state = SchedulerState.STOPPED
+            if self._watcher is watcher:  # else another stop() was first, and somebody may have started again
+                self.lead = self._watcher = self._watcher_thread = None
+                if lead is not None:  # else the lock is a momentary lead's, if it is ours at all
+                    self._lock.release()
+                self._state = SchedulerState.STOPPED
         self._stop_wanted.put(True)
+
+    def forget_lead(self) -> None:
+        """Be stopped, in a forked child, leaving to the parent what is the parent's."""
+        self._left_to_parent.append(self.lead)
+        self._mutex = threading.RLock()
+        self._lock.release()
+        self.lead = self._watcher = self._watcher_thread = None
+        self._state = SchedulerState.STOPPED
 
     def __enter__(self) -> CollectionScheduler:
         self.start()
@@ -3862,7 +3970,7 @@ class CollectionScheduler:
             died = self._state is SchedulerState.ERROR
             self.stop()
             if died:
-                raise GeckoschedError("the scheduler's ticker died; the log has the traceback")
+                raise GeckoschedError("a loop of the scheduler died; the log has the traceback")
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -3915,7 +4023,8 @@ class CollectionScheduler:
             with self._taking_part() as lead:
                 if lead is not None:
                     reply = Inbox()
-                    lead.ticker.inbox.put((lead.ticker.operate, action, job_id, arguments, reply))
+                    if not lead.ticker.submit(lead.ticker.operate, action, job_id, arguments, reply):
+                        raise SchedulerClosed(f"the scheduler stopped before {action} {job_id} was done")
                     reply.wait(TAKE_OVER)
                     answer = next(iter(reply.drain()), "waits for the store")
             if answer is None and (row := self._requests.ask(action, job_id, arguments)) is not None:
@@ -3931,13 +4040,28 @@ class CollectionScheduler:
             raise SchedulerClosed(f"{action} {job_id}: {answer}")
 
 
-def _after_fork(me: weakref.ref[CollectionScheduler]) -> None:
-    """In a forked child: the threads are gone, so the scheduler is stopped. What belongs to the parent (the lock, the
-    connections) is left alone: it is neither unlocked nor closed, only forgotten."""
-    scheduler = me()
-    if scheduler is not None:
-        scheduler._left_to_parent.append(scheduler.lead)
-        scheduler._mutex = threading.RLock()
-        scheduler._lock.release()
-        scheduler.lead = scheduler._watcher = scheduler._watcher_thread = None
-        scheduler._state = SchedulerState.STOPPED
+class ForkHooks:
+    """What a fork does to a scheduler. The writer ends its transaction first: a child would inherit SQLite's belief that
+    the file is locked. In the child the threads are gone, so its scheduler is stopped; what belongs to the parent (the
+    lock, the connections) is neither unlocked nor closed there, only forgotten."""
+
+    def __init__(self, scheduler: CollectionScheduler) -> None:
+        self._scheduler = weakref.ref(scheduler)  # the hooks can't be taken back, and must not keep it alive
+        self._held: threading.Lock | None = None
+        os.register_at_fork(before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child)
+
+    def _before(self) -> None:
+        scheduler = self._scheduler()
+        if scheduler is not None and scheduler.lead is not None:
+            at_rest = scheduler.lead.writer.at_rest
+            self._held = at_rest if at_rest.acquire(timeout=5.0) else None
+
+    def _in_parent(self) -> None:
+        if self._held is not None:
+            self._held.release()
+            self._held = None
+
+    def _in_child(self) -> None:
+        scheduler, self._held = self._scheduler(), None
+        if scheduler is not None:
+            scheduler.forget_lead()
