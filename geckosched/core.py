@@ -3011,6 +3011,7 @@ class Ticker:
         self._over = False
         self._door = threading.Lock()
         self._offset = lead.clock.now() - lead.clock.monotonic()
+        self._doubt = SECOND
 
     @property
     def is_busy(self) -> bool:
@@ -3070,11 +3071,11 @@ class Ticker:
     def _watch_the_clock(self) -> None:
         """Compare wall and monotonic time. After a step back the grid is read anew, so that no job waits for the old
         time to come again; a step forward (or a suspended machine) just makes slots due."""
-        offset = self._clock.now() - self._clock.monotonic()
-        step, self._offset = offset - self._offset, offset
-        if abs(step) < SECOND:
+        before, now, after = self._clock.monotonic(), self._clock.now(), self._clock.monotonic()
+        step, self._offset = now - before - self._offset, now - before
+        doubt, self._doubt = max(after - before, self._doubt), after - before  # how far apart the readings may lie
+        if abs(step) < SECOND + doubt:
             return
-        now = self._clock.now()
         log.warning("the clock was set %+.1f s", step / SECOND)
         self._calls.mend(now, step)
         if step < 0:
@@ -4041,8 +4042,8 @@ class CollectionScheduler:
 
 
 class ForkHooks:
-    """What a fork does to a scheduler. The writer ends its transaction first: a child would inherit SQLite's belief that
-    the file is locked. In the child the threads are gone, so its scheduler is stopped; what belongs to the parent (the
+    """What a fork does to a scheduler. The writer ends its transaction first: a child would inherit SQLite's belief
+    that the file is locked. In the child the threads are gone, so its scheduler is stopped; what is the parent's (the
     lock, the connections) is neither unlocked nor closed there, only forgotten."""
 
     def __init__(self, scheduler: CollectionScheduler) -> None:
