@@ -2,7 +2,8 @@
 
 Data goes to stdout, talk (log lines, "triggered ...", errors) to stderr. Exit codes: 0 done (succeeded, partial,
 skipped), 1 the thing asked for failed or was refused, 2 usage, configuration or an unknown job, 130 interrupted;
-SIGTERM ends with 0. Our errors are one line without a traceback.
+SIGTERM ends `run` with 0, and with 1 what had not done yet what was asked for. Our errors are one line without a
+traceback.
 
 In this order: how a command ends · the commands · plugins' commands · rendering · the console script.
 """
@@ -15,11 +16,13 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,13 +31,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from geckosched.config import Configuration, find_database, load_configuration
+from geckosched.config import Configuration, find_database, installed_plugins, load_configuration
 from geckosched.core import (
     SECOND,
     BreakerState,
     CollectionScheduler,
     ConfigError,
     GeckoschedError,
+    Health,
     Outcome,
     PluginError,
     Run,
@@ -50,7 +54,9 @@ __all__ = ["app", "main"]
 
 DONE, FAILED, USAGE = 0, 1, 2  # and 130, which typer makes of a KeyboardInterrupt
 
-_GOOD = frozenset((Outcome.SUCCEEDED, Outcome.PARTIAL, Outcome.SKIPPED))
+_GOOD = frozenset((Outcome.SUCCEEDED, Outcome.PARTIAL, Outcome.SKIPPED))  # for an exit code
+_WHOLE = frozenset((Outcome.SUCCEEDED, Outcome.SKIPPED))  # all that was to do was done; `runs --failed` shows the rest
+_GONE = "interrupted (process gone)"  # a run that is open though nobody leads; the next leader closes it as interrupted
 
 log = logging.getLogger("geckosched")
 
@@ -84,11 +90,20 @@ class _Commands(TyperGroup):
         sys.exit(code)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; SIGTERM is an orderly end."""
+        """Run the command. SIGTERM is how `run` ends, and maybe a plugin's command; another of ours is cut short."""
         try:
             return super().invoke(ctx)
         except _Terminated:
+            word = ctx.invoked_subcommand
+            if word in self.commands and word != "run":
+                raise GeckoschedError(f"{word}: ended by SIGTERM before it was done") from None
             raise typer.Exit(DONE) from None
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Name the installed plugins, which bring commands; none is loaded for it."""
+        names = ", ".join(installed_plugins())
+        self.epilog = f"Plugins bring commands of their own: geckosched PLUGIN --help. Installed: {names or 'none'}."
+        super().format_epilog(ctx, formatter)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Look a word up among our commands; only if it is none of them are the plugins loaded and asked."""
@@ -134,7 +149,6 @@ app = typer.Typer(
     name="geckosched",
     cls=_Commands,
     help="Run data collectors on schedule, and see what happened.",
-    epilog="Plugins may bring commands of their own: geckosched PLUGIN --help",
     add_completion=False,
     rich_markup_mode=None,
 )
@@ -170,35 +184,46 @@ def run(
     config: Config = None,
     database: Database = None,
 ) -> None:
-    """Run the jobs in the foreground; stand by while another process does."""
+    """Run the jobs in the foreground.
+
+    While another process runs them this one stands by, and takes over when that one ends. A first Ctrl-C or SIGTERM
+    waits for the runs, a second one does not.
+    """
     if once and for_:
         raise _UsageError("--once ends by itself, so it doesn't go with --for")
     seconds = None if for_ is None else parse_duration(for_, "--for") / SECOND
     log.setLevel(logging.INFO)
     scheduler = _load(_configure(config, database))
+    found = scheduler.get_status()
+    chosen = {job.job_id for job in found.jobs}.intersection(only or ())
+    jobs = f"{len(chosen)} of {_count(len(found.jobs), 'job')} (--only)" if only else _count(len(found.jobs), "job")
+    log.info("%s, store %s, times in UTC", jobs, found.scheduler.database)
     for name, reason in scheduler.registry.not_scheduled.items():
-        log.info("not scheduled: %s %s", name, reason)
+        log.info("not scheduled: %s %s", name, _with_place(name, reason))
     if once:
         raise typer.Exit(_run_once(scheduler, only or ()))
-    found = scheduler.get_status()
-    log.info("%d jobs, store %s", len(found.jobs), found.scheduler.database)
     scheduler.run_forever(seconds, only=only or None)
 
 
 @app.command()
 def status(
-    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="Show this job in full.")] = None,
+    job: Annotated[str | None, typer.Argument(metavar="JOB", help="Show this job in full.")] = None,
     as_json: AsJson = False,
     config: Config = None,
     database: Database = None,
 ) -> None:
-    """Show what the store says about scheduler and jobs, whether they run or not."""
+    """Show the scheduler and every job.
+
+    That is what the store says, whether a scheduler runs or not. A wrong configuration is said, and the exit code is
+    then 2.
+    """
+    code, scheduler_config = DONE, SchedulerConfig()
     try:
         scheduler_config = _configure(config, database).scheduler
     except ConfigError as error:
-        _complain(str(error))
-        place = database or find_database(config)
-        scheduler_config = SchedulerConfig(database=place) if place else SchedulerConfig()
+        code, place = USAGE, database or find_database(config)
+        _complain(f"{error}{'' if place else f'; showing ./{scheduler_config.database}, the default'}")
+        scheduler_config = SchedulerConfig(database=place) if place else scheduler_config
     scheduler = CollectionScheduler(scheduler_config)
     found = scheduler.get_status()
     if job is not None:
@@ -207,13 +232,14 @@ def status(
     if as_json:
         _print_json(found.as_dict())
     elif job is not None:
-        _print_details(found.jobs[0], now)
+        _print_job(found.jobs[0], found, _reasons(scheduler, found.jobs), now)
     else:
         _print_scheduler(found.scheduler, now)
-        _print_jobs(found.jobs, now)
+        _print_jobs(found.jobs, now, led=_is_led(found), reasons=_reasons(scheduler, found.jobs))
         for plugin in found.plugins:
             if not plugin.ok:
                 typer.echo(f"plugin {plugin.name} is broken: {_clean(plugin.error or '')}")
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -224,20 +250,25 @@ def trigger(
     config: Config = None,
     database: Database = None,
 ) -> None:
-    """Run a job now and wait for its end: by the leader if one leads, else here."""
+    """Run a job now and wait for its end.
+
+    The process that leads runs it or, with none, this one.
+    """
     configuration = _configure(config, database)
     scheduler = CollectionScheduler(configuration.scheduler)
     found = scheduler.get_status()
-    if found.scheduler.state is SchedulerState.STOPPED:
+    how = "" if no_wait else ", waiting for its end"
+    if not _is_led(found):
         if no_wait:
             raise GeckoschedError(f"nobody runs the jobs of {found.scheduler.database}, so --no-wait is refused")
-        scheduler = _load(configuration)
+        scheduler, how = _load(configuration), ": nobody leads, running it here"
         found = scheduler.get_status()
     _expect_job(job, found, scheduler.registry.not_scheduled)
-    _say(f"triggered {job}{'' if no_wait else ', waiting for its end'}")
+    _say(f"triggered {job}{how}")
     try:
         result = scheduler.execute_collector_now(job, wait=not no_wait)
     except UnknownJob:  # the leader has ended meanwhile, and here no plugin is loaded yet
+        _say("the leader has ended, running it here")
         result = _load(configuration).execute_collector_now(job)
     if as_json:
         _print_json(result.as_dict() if result else None)
@@ -249,14 +280,20 @@ def trigger(
 
 @app.command()
 def runs(
-    job_or_id: Annotated[str | None, typer.Argument(metavar="[JOB or ID]", help="One job's runs, or one run.")] = None,
+    job_or_id: Annotated[str | None, typer.Argument(metavar="JOB or ID", help="One job's runs, or one run.")] = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1_000_000, help="At most so many.")] = 20,
-    failed: Annotated[bool, typer.Option("--failed", help="Only runs that failed.")] = False,
+    failed: Annotated[
+        bool,
+        typer.Option("--failed", help="Only runs that are failed, timed_out, partial, rate_limited or interrupted."),
+    ] = False,
     as_json: AsJson = False,
     config: Config = None,
     database: Database = None,
 ) -> None:
-    """Show the history, newest first; one run with its traceback."""
+    """Show the history, newest first.
+
+    One run is shown in full, with its traceback; as JSON it is a list, too.
+    """
     scheduler = CollectionScheduler(_configure(config, database).scheduler)
     run_id = int(job_or_id) if job_or_id is not None and re.fullmatch("[0-9]{1,18}", job_or_id) else None
     if run_id is not None:
@@ -267,9 +304,9 @@ def runs(
     if as_json:
         _print_json([each.as_dict() for each in found])
     elif run_id is not None:
-        _print_details(found[0], now)
+        _print_details(found[0], now, {"outcome": _GONE} if _orphans(scheduler, found) else {})
     else:
-        _print_runs(found, now)
+        _print_runs(found, now, _orphans(scheduler, found))
 
 
 def _configure(config: Path | None, database: Path | None) -> Configuration:
@@ -289,12 +326,34 @@ def _expect_job(name: str, found: Status, not_scheduled: Mapping[str, str]) -> N
     """Raise unless there is such a job and it can run, as far as can be told before it is asked to."""
     jobs = {job.job_id: job for job in found.jobs}
     if name in not_scheduled:
-        raise ConfigError(f"{name} is not scheduled: it {not_scheduled[name]}")
+        raise ConfigError(f"{name} is not scheduled: it {_with_place(name, not_scheduled[name])}")
     if name not in jobs:
         raise UnknownJob(name, jobs)
     for plugin in found.plugins:
         if plugin.name == jobs[name].plugin and not plugin.ok:
             raise PluginError(f"{name} can't run: plugin {plugin.name} is broken: {plugin.error}")
+
+
+def _with_place(collector: str, reason: str) -> str:
+    return f"{reason} (set {'them' if ', ' in reason else 'it'} in [collectors.{collector}])"
+
+
+def _is_led(found: Status) -> bool:
+    return found.scheduler.state is not SchedulerState.STOPPED
+
+
+def _orphans(scheduler: CollectionScheduler, runs: Sequence[Run]) -> frozenset[int]:
+    """Return the ids of those runs that are open although nobody leads: their process is gone."""
+    ids = frozenset(each.id for each in runs if each.outcome is None)
+    return frozenset() if not ids or _is_led(scheduler.get_status()) else ids
+
+
+def _reasons(scheduler: CollectionScheduler, jobs: Sequence[JobStatus], limit: int = 100) -> dict[str, str]:
+    """Say why the last runs of jobs were partial: a JobStatus doesn't. For the first hundred; each is a query."""
+    partial = [job.job_id for job in jobs if job.last_outcome is Outcome.PARTIAL][:limit]
+    latest = {name: scheduler.get_runs(name, 2) for name in partial}  # the latest but one, if that runs
+    ended = {name: next((each for each in runs if each.outcome), None) for name, runs in latest.items()}
+    return {name: _reason(run) for name, run in ended.items() if run is not None}
 
 
 def _has_failed(run: Run) -> bool:
@@ -309,11 +368,12 @@ def _one_run(scheduler: CollectionScheduler, run_id: int) -> list[Run]:
 
 
 def _failed_runs(scheduler: CollectionScheduler, job: str | None, limit: int) -> list[Run]:
-    """Return the latest runs that failed, looking back as far as it takes."""
+    """Return the latest runs that left something undone, looking back as far as it takes."""
     reach = limit
     while True:
         found = scheduler.get_runs(job, reach)
-        failed = [each for each in found if _has_failed(each)]
+        gone = _orphans(scheduler, found)
+        failed = [each for each in found if each.id in gone or each.outcome not in (None, *_WHOLE)]
         if len(failed) >= limit or len(found) < reach:
             return failed[:limit]
         reach *= 10
@@ -346,8 +406,27 @@ def _run_once(scheduler: CollectionScheduler, only: Sequence[str]) -> int:
             for job in ended:
                 log.info("%s: %s", job.job_id, "; ".join(filter(None, (job.last_outcome, _note_of_job(job)))))
     finally:
-        scheduler.stop()
+        _stop(scheduler)
     return FAILED if refused or any(job.last_outcome not in _GOOD for job in ended) else DONE
+
+
+def _stop(scheduler: CollectionScheduler) -> None:
+    """Stop as `run_forever` does: a signal meanwhile, as a rule the second, ends the wait for the runs. It raises only
+    afterwards: Python 3.11 takes a thread for dead whose `join` was interrupted, and no run would be closed."""
+    signals: list[int] = []
+
+    def on_signal(number: int, _: object) -> None:
+        signals.append(number)
+        scheduler.hurry()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        scheduler.stop()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if signal.SIGINT in signals:
+        raise KeyboardInterrupt
 
 
 def _trigger(scheduler: CollectionScheduler, job: str) -> bool:
@@ -387,7 +466,7 @@ def _plugin_commands(word: str, ours: Sequence[str]) -> TyperGroup:
 
 # -- Rendering ---------------------------------------------------------------------------------------------------------
 
-_WIDTH = 80
+_WIDTH = 80  # of what is piped, where it can be kept without cutting anything
 _COLOURS = {
     "healthy": "green", "succeeded": "green",
     "degraded": "yellow", "partial": "yellow", "rate_limited": "yellow",
@@ -408,59 +487,117 @@ def _print_scheduler(info: SchedulerInfo, now: datetime) -> None:
     typer.echo(f"database   {info.database}{'' if Path(info.database).exists() else ' (not there yet)'}")
 
 
-def _print_jobs(jobs: Sequence[JobStatus], now: datetime) -> None:
+def _print_jobs(
+    jobs: Sequence[JobStatus], now: datetime, *, led: bool = True, reasons: Mapping[str, str] | None = None
+) -> None:
     if not jobs:
         typer.echo("\nno jobs yet: geckosched run schedules what the plugins bring")
         return
     typer.echo("")
+    headers = ["JOB", "HEALTH", "LAST (UTC)", "NEXT (UTC)", ">RUNS", ">ERRORS"]
     rows = [
-        (job.job_id, job.health, _briefly(job.last_started_at, now), _next(job, now), str(job.runs), str(job.errors))
+        [job.job_id, job.health, _briefly(job.last_started_at, now), _next(job, now, led), str(job.runs),
+         str(job.errors)]
         for job in jobs
-    ]
-    notes = {index: _note_of_job(job) for index, job in enumerate(jobs)}
-    _print_table(("JOB", "HEALTH", "LAST (UTC)", "NEXT (UTC)", ">RUNS", ">ERRORS"), rows, notes)
+    ]  # fmt: skip
+    if any(job.lost for job in jobs):
+        headers.append(">LOST")
+        for row, job in zip(rows, jobs, strict=True):
+            row.append(str(job.lost))
+    notes = {index: _note_of_job(job, led, (reasons or {}).get(job.job_id)) for index, job in enumerate(jobs)}
+    _print_table(headers, rows, notes)
 
 
-def _next(job: JobStatus, now: datetime) -> str:
+def _next(job: JobStatus, now: datetime, led: bool) -> str:
+    if not led:
+        return "-" if job.health is Health.DISABLED else "when started"
     if job.running_for is not None:
         return f"running {_span(job.running_for)}"
     overdue = job.next_run_at is not None and job.next_run_at < now
     return f"overdue {job.next_run_at:%H:%M}" if overdue else _briefly(job.next_run_at, now)
 
 
-def _note_of_job(job: JobStatus) -> str:
+def _note_of_job(job: JobStatus, led: bool = True, reason: str | None = None) -> str:
     """Say what is not as it should be with a job's last run and its breaker."""
     outcome, said = job.last_outcome, []
     if outcome in (Outcome.FAILED, Outcome.TIMED_OUT):
         said.append(f"{outcome}: {job.last_error}" if job.last_error else outcome)
     elif outcome not in (None, Outcome.SUCCEEDED):
-        said.append(outcome)
+        said.append(f"{outcome}: {reason}" if reason else outcome)
     if job.breaker is not BreakerState.CLOSED:
         said.insert(0, f"breaker {job.breaker.replace('_', ' ')}")
+    if job.running_for is not None and not led:
+        said.insert(0, _GONE)
     return _clean("; ".join(said))
 
 
-def _print_runs(runs: Sequence[Run], now: datetime) -> None:
+def _print_job(job: JobStatus, found: Status, reasons: Mapping[str, str], now: datetime) -> None:
+    instead = {}
+    if not _is_led(found):
+        instead["next_run_at"] = _next(job, now, False)
+        if job.running_for is not None:
+            instead["running_for"] = _GONE
+    if reason := reasons.get(job.job_id):
+        instead["last_outcome"] = f"{job.last_outcome}: {reason}"
+    _print_details(job, now, instead, _because(job, found))
+
+
+def _because(job: JobStatus, found: Status) -> str:
+    """Say why a job is degraded or unhealthy, as far as its status shows it."""
+    if job.health not in (Health.DEGRADED, Health.UNHEALTHY):
+        return ""
+    said = [f"plugin {each.name} is broken" for each in found.plugins if each.name == job.plugin and not each.ok]
+    if job.breaker is BreakerState.OPEN:
+        said.append(f"breaker open{'' if job.retry_at is None else f' until {job.retry_at:%Y-%m-%d %H:%M:%S} UTC'}")
+    elif job.breaker is BreakerState.HALF_OPEN:
+        said.append("breaker half open, one run is the probe")
+    if not said and job.health is Health.UNHEALTHY:
+        said.append("no sign of life for three intervals, or runs that hang")
+    if job.consecutive_errors:
+        said.append(f"{_count(job.consecutive_errors, 'error')} in a row")
+    if job.lost:
+        said.append(f"{job.lost} lost so far")
+    if job.health is Health.DEGRADED and not job.consecutive_errors:  # losses of the last day, or `quiet` is over
+        rows = "no row yet" if job.last_rows_at is None else f"last row at {job.last_rows_at:%Y-%m-%d %H:%M:%S} UTC"
+        said.append(rows if job.lost else f"quiet, {rows}")
+    return "; ".join(said)
+
+
+def _print_runs(runs: Sequence[Run], now: datetime, orphans: Collection[int] = ()) -> None:
     if not runs:
         typer.echo("no runs")
         return
     rows = [
-        (str(each.id), each.job_id, each.outcome or "running", _briefly(each.started_at, now), _seconds(each.seconds),
+        (str(each.id), each.job_id, _outcome(each, orphans), _briefly(each.started_at, now), _seconds(each.seconds),
          str(each.rows), str(each.calls))
         for each in runs
     ]  # fmt: skip
-    notes = {index: _reason(each) if _has_failed(each) else "" for index, each in enumerate(runs)}
+    notes = {
+        index: _GONE if each.id in orphans else _reason(each)
+        for index, each in enumerate(runs)
+        if each.id in orphans or each.outcome not in (None, *_WHOLE)
+    }
     _print_table((">ID", "JOB", "OUTCOME", "STARTED (UTC)", ">SECONDS", ">ROWS", ">CALLS"), rows, notes)
 
 
-def _print_details(record: JobStatus | Run, now: datetime) -> None:
-    """Print every field of a job or a run; text of several lines (a traceback) comes last."""
+def _outcome(run: Run, orphans: Collection[int]) -> str:
+    return Outcome.INTERRUPTED if run.id in orphans else run.outcome or "running"
+
+
+def _print_details(record: JobStatus | Run, now: datetime, instead: Mapping[str, str], because: str = "") -> None:
+    """Print every field of a job or a run, some in other words; text of several lines (a traceback) comes last.
+
+    `because` is a row of its own after `health`.
+    """
     fields = {each.name: getattr(record, each.name) for each in dataclasses.fields(record)}
+    fields.update(instead)
     long = {name: value for name, value in fields.items() if isinstance(value, str) and "\n" in value}
     width = max(map(len, fields)) + 2
     for name, value in fields.items():
         if name not in long:
             typer.echo(f"{name.replace('_', ' '):{width}}{_show(value, now)}")
+        if name == "health" and because:
+            typer.echo(f"{'because':{width}}{because}")
     for name, value in long.items():
         lines = (_printable(line).rstrip() for line in value.splitlines())
         typer.echo("\n  ".join([f"{name.replace('_', ' ')}:", *lines]))
@@ -477,45 +614,32 @@ def _show(value: object, now: datetime) -> str:
 
 
 def _print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], notes: Mapping[int, str]) -> None:
-    """Draw rows: with rich on a terminal, else as aligned text with a row's note in a line of its own below it.
+    """Print rows as aligned text, each with its note below it: wrapped on a terminal, else whole on one line.
 
     A header that begins with ">" is one of numbers, which are aligned to the right.
     """
     titles = [each.removeprefix(">") for each in headers]
     numbers = [each.startswith(">") for each in headers]
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    if _is_terminal():
-        _print_rich_table(titles, numbers, widths, rows, notes)
-        return
+    is_terminal = _is_terminal()
+    wide = shutil.get_terminal_size().columns if is_terminal else _WIDTH
+    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= wide else " "
     for index, row in enumerate([titles, *rows], start=-1):
         cells = zip(row, widths, numbers, strict=True)
-        text = "  ".join(cell.rjust(width) if number else cell.ljust(width) for cell, width, number in cells)
-        typer.echo(text.rstrip())
+        texts = [cell.rjust(width) if number else cell.ljust(width) for cell, width, number in cells]
+        typer.echo(gap.join(map(_coloured, texts) if is_terminal else texts).rstrip())
         if note := notes.get(index):
-            typer.echo(_shorten(f"  {note}", _WIDTH))
+            typer.echo(_wrapped(note, wide) if is_terminal else f"  {note}")
 
 
-def _print_rich_table(
-    titles: Sequence[str],
-    numbers: Sequence[bool],
-    widths: Sequence[int],
-    rows: Sequence[Sequence[str]],
-    notes: Mapping[int, str],
-) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _wrapped(text: str, width: int) -> str:
+    lines = textwrap.wrap(text, max(20, width), initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join(lines)
 
-    console = Console()
-    left = max(8, console.width - sum(widths) - 2 * len(widths))  # for the notes
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
-    for title, number in zip(titles, numbers, strict=True):
-        table.add_column(title, justify="right" if number else "left", no_wrap=True)
-    table.add_column("", no_wrap=True, style="dim")
-    for index, row in enumerate(rows):
-        cells = (Text(cell, style=_COLOURS.get(cell, "")) for cell in row)
-        table.add_row(*cells, Text(_shorten(notes.get(index, ""), left)))
-    console.print(table)
+
+def _coloured(cell: str) -> str:
+    colour = None if os.environ.get("NO_COLOR") else _COLOURS.get(cell.strip())
+    return typer.style(cell, fg=colour) if colour else cell
 
 
 def _is_terminal() -> bool:
@@ -527,12 +651,20 @@ def _result(run: Run) -> str:
     if run.outcome is None:
         return f"runs as run {run.id}"
     reason = _reason(run)
-    return f"{run.outcome}, {run.rows} rows in {_seconds(run.seconds)} s (run {run.id}){reason and f': {reason}'}"
+    rows, seconds = _count(run.rows, "row"), _seconds(run.seconds)
+    return f"{run.outcome}, {rows} in {seconds} s (run {run.id}){reason and f': {reason}'}"
 
 
 def _reason(run: Run) -> str:
-    said = f"{run.error_type}: {run.error}" if run.error_type else run.error or run.detail
-    return _clean(said or "")
+    """Say why a run ended as it did: its error, else the first lines of its detail."""
+    if run.error:
+        return _clean(f"{run.error_type}: {run.error}" if run.error_type else run.error)
+    first, more = (lines := (run.detail or "").splitlines())[:3], len(lines) - 3
+    return _clean("; ".join([*first, f"{more} more"] if more > 0 else first))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _seconds(seconds: float | None) -> str:
@@ -571,10 +703,6 @@ def _clean(text: str) -> str:
 
 def _printable(text: str) -> str:
     return "".join(each if each.isprintable() else " " for each in text)
-
-
-def _shorten(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
 # -- The console script ------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import importlib.metadata
 import json
 import logging
 import operator
@@ -49,6 +50,7 @@ __all__ = [
     "Configuration",
     "find_configuration",
     "find_database",
+    "installed_plugins",
     "load_configuration",
     "read_options",
 ]
@@ -170,8 +172,10 @@ class Configuration:
             )
             self._check_free_options(scheduler)
             self._warn_of_unknown_plugins(scheduler)
+            self._warn_of_unused_budgets(scheduler)
         except ConfigError as error:
-            raise ConfigError(f"{self.path}: {error}" if self.path else str(error)) from error
+            said = f"{error}{self._about_disabled(error)}"
+            raise ConfigError(f"{self.path}: {said}" if self.path else said) from error
 
     def _check_free_options(self, scheduler: CollectionScheduler) -> None:
         """Refuse near misses of our keys where the collector takes any option, having declared none."""
@@ -184,12 +188,43 @@ class Configuration:
                     raise ConfigError(f"[collectors.{job_id}] {key}: {_unknown_key(key, OUR_OPTIONS)}")
 
     def _warn_of_unknown_plugins(self, scheduler: CollectionScheduler) -> None:
-        """Say which `[plugins.NAME]` reach nobody; no error, since a plugin that is gone stops nothing."""
+        """Say which `[plugins.NAME]` and entries of `disable` reach nobody; no error, since a plugin that is gone stops
+        nothing."""
         known = [*scheduler.registry.plugins, *self.disable]
         for name in self.plugin_settings.keys() - known if self.only_plugins is None else ():
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f', did you mean "{near[0]}"?' if near else ""
-            log.warning("%s: [plugins.%s] no installed plugin has this name%s", self.path, name, hint)
+            log.warning("%s: [plugins.%s] no installed plugin has this name%s", self.path, name, _near(name, known))
+        installed = installed_plugins() if self.disable else ()
+        for name in self.disable:
+            if name not in installed:
+                hint = _near(name, installed)
+                log.warning('%s: [plugins] disable: no installed plugin is called "%s"%s', self.path, name, hint)
+
+    def _warn_of_unused_budgets(self, scheduler: CollectionScheduler) -> None:
+        """Say which `[budgets.NAME]` change no scheduled collector's budget. Quiet while collectors are missing."""
+        registry = scheduler.registry
+        if self.only_plugins is not None or not all(plugin.ok for plugin in registry.plugins.values()):
+            return
+        scheduled = [each.collector for name, each in registry.collectors.items() if name not in registry.not_scheduled]
+        used = {collector.budget.name for collector in scheduled if getattr(collector, "budget", None) is not None}
+        for name in sorted(self.scheduler.budgets.keys() - used):
+            hint = _near(name, used)
+            log.warning("%s: [budgets.%s] no scheduled collector has this budget%s", self.path, name, hint)
+
+    def _about_disabled(self, error: ConfigError) -> str:
+        """Return a hint for an error about a missing collector: a plugin that the file disables may bring it."""
+        if not self.disable or "no installed collector is called" not in str(error):
+            return ""
+        return f" (disabled by [plugins] disable: {', '.join(self.disable)})"
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f', did you mean "{near[0]}"?' if near else ""
+
+
+def installed_plugins() -> list[str]:
+    """Return the names of the installed plugins, without importing one."""
+    return sorted({entry.name for entry in importlib.metadata.entry_points(group="geckosched")})
 
 
 def find_configuration(named: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path | None:

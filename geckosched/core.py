@@ -2513,7 +2513,8 @@ class Execution:
             error = ": ".join(part for part in (ending.error_type, ending.error) if part)
             why = error or (ending.detail or "").replace("\n", "; ")
             name, why = self.job.registration.job_id, f" ({why[:200]})" if why else ""
-            log.log(level, "%s: %s, %d rows, %.1f s%s", name, ending.outcome, self.rows, seconds, why)
+            rows = f"{self.rows} row{'' if self.rows == 1 else 's'}"
+            log.log(level, "%s: %s, %s, %.1f s%s", name, ending.outcome, rows, seconds, why)
 
     # -- the ticker's side
 
@@ -3933,6 +3934,10 @@ class CollectionScheduler:
                 self._state = SchedulerState.STOPPED
         self._stop_wanted.put(True)
 
+    def hurry(self) -> None:
+        """End the wait of a `stop` that is going on, as a second Ctrl-C does. May be called in a signal handler."""
+        self._hurry.set()
+
     def forget_lead(self) -> None:
         """Be stopped, in a forked child, leaving to the parent what is the parent's."""
         self._left_to_parent.append(self.lead)
@@ -3958,7 +3963,7 @@ class CollectionScheduler:
             signals.append(number)
             self._stop_wanted.put(True)
             if len(signals) > 1:
-                self._hurry.set()
+                self.hurry()
 
         self._stop_wanted.drain()
         self._hurry.clear()

@@ -36,8 +36,8 @@ from geckosched import (
     cli,
     collector,
 )
-from geckosched.core import LeaderLock, SchedulerState
-from geckosched.views import SchedulerInfo
+from geckosched.core import LeaderLock, PluginStatus, SchedulerState
+from geckosched.views import SchedulerInfo, Status
 
 PLUGIN = '''
 import threading, time
@@ -200,8 +200,10 @@ def test_run_finds_a_plugin_by_its_entry_point_and_runs_its_job_every_second() -
     assert all((later - sooner) % timedelta(seconds=1) == timedelta(0) for later, sooner in itertools.pairwise(slots))
     assert len(slots) == len(set(slots))
     assert (ended.code, ended.out) == (0, "")
-    assert "not scheduled: weather needs `cities`" in ended.err
-    assert "tick: succeeded, 1 rows" in ended.err
+    assert ended.err.count("UTC") == 1
+    assert f" 3 jobs, store {Path('geckosched.db').absolute()}, times in UTC\n" in ended.err
+    assert "not scheduled: weather needs `cities` (set it in [collectors.weather])\n" in ended.err
+    assert "tick: succeeded, 1 row" in ended.err
     assert "broken: failed, 0 rows" in ended.err
     assert "ValueError: no such city" in ended.err
     assert "Traceback" not in ended.err
@@ -244,9 +246,12 @@ def test_trigger_takes_the_lead_for_one_run_when_nobody_leads() -> None:
     assert refused.code == 1
     assert "--no-wait is refused" in refused.err
     assert (unknown.code, unknown.err) == (2, 'geckosched: no job is called "dayly", did you mean "daily"?\n')
-    assert (unscheduled.code, unscheduled.err) == (2, "geckosched: weather is not scheduled: it needs `cities`\n")
+    assert unscheduled.code == 2
+    said = "geckosched: weather is not scheduled: it needs `cities` (set it in [collectors.weather])\n"
+    assert unscheduled.err == said
     assert (good.code, bad.code) == (0, 1)
-    assert good.out.startswith("daily: succeeded, 1 rows in ")
+    assert good.err == "triggered daily: nobody leads, running it here\n"
+    assert good.out.startswith("daily: succeeded, 1 row in ")
     assert [run.outcome for run in runs_of_store("daily")] == [Outcome.SUCCEEDED]
     assert not runs_of_store("tick")  # overdue jobs are not started
     assert job_of_store("tick") is not None
@@ -268,15 +273,76 @@ def test_a_hung_collector_and_a_forgotten_thread_do_not_keep_the_process() -> No
 
 @pytest.mark.usefixtures("site")
 def test_a_trigger_that_leads_ends_in_order_when_it_is_interrupted() -> None:
-    """Its run is closed as `interrupted`, not left behind as an orphan; SIGTERM is 0, SIGINT 130."""
+    """Its run is closed as `interrupted`, not left behind as an orphan. SIGTERM is 1, for the run that was asked for
+    did not finish; SIGINT 130."""
     Path("geckosched.toml").write_text(SLOW, encoding="utf-8")
-    for count, (number, code) in enumerate(((signal.SIGTERM, 0), (signal.SIGINT, 130)), start=1):
+    for count, (number, code) in enumerate(((signal.SIGTERM, 1), (signal.SIGINT, 130)), start=1):
         process = start("trigger", "nap")
         wait_until(lambda: any(run.outcome is None for run in runs_of_store("nap")))
         process.send_signal(number)
         ended = finish(process)
-        assert (ended.code, ended.err) == (code, "triggered nap, waiting for its end\n")
+        said = "geckosched: trigger: ended by SIGTERM before it was done\n" if code == 1 else ""
+        assert (ended.code, ended.err) == (code, f"triggered nap: nobody leads, running it here\n{said}")
         assert [run.outcome for run in runs_of_store("nap")] == [Outcome.INTERRUPTED] * count
+
+
+@pytest.mark.usefixtures("site")
+def test_sigterm_ends_run_with_0_whatever_it_was_asked_to_run() -> None:
+    """`--once` and `--for` are `run`, too: SIGTERM is how a service is stopped."""
+    Path("geckosched.toml").write_text(SLOW, encoding="utf-8")
+    for words in (["--once"], ["--for", "1h"]):
+        process = start("run", "--only", "nap", *words)
+        wait_until(lambda: any(run.outcome is None for run in runs_of_store("nap")))
+        process.send_signal(signal.SIGTERM)
+        assert finish(process).code == 0
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("words", [["--once"], []])
+def test_a_second_interrupt_waits_for_no_run(words: list[str]) -> None:
+    """Whatever `shutdown_timeout` says; the run is closed as `interrupted` all the same."""
+    Path("geckosched.toml").write_text(SLOW.replace('"1s"', '"1h"'), encoding="utf-8")
+    process = start("run", "--only", "hang", *words)
+    assert process.stderr is not None
+    wait_until(lambda: any(run.outcome is None for run in runs_of_store("hang")))
+    process.send_signal(signal.SIGINT)
+    assert any("stopping: waiting for hang" in line for line in iter(process.stderr.readline, ""))
+    process.send_signal(signal.SIGINT)
+    try:
+        assert process.wait(20) == 130
+    finally:
+        process.kill()
+        process.communicate()
+    assert [run.outcome for run in runs_of_store("hang")] == [Outcome.INTERRUPTED]
+
+
+@pytest.mark.usefixtures("site")
+def test_what_a_killed_process_left_is_not_shown_as_running() -> None:
+    """With nobody leading an open run is `interrupted (process gone)`, and no countdown promises a next one."""
+    Path("geckosched.toml").write_text(SLOW, encoding="utf-8")
+    process = start("run", "--only", "nap")
+    wait_until(lambda: any(run.outcome is None for run in runs_of_store("nap")))
+    led = geckosched("status").out
+    process.kill()
+    process.communicate()
+    run_id = str(runs_of_store("nap")[0].id)
+    table, full, history, one, failed, raw = (
+        geckosched(*words.split()).out
+        for words in ("status", "status nap", "runs", f"runs {run_id}", "runs --failed", "runs --json")
+    )
+    assert "running" in led.partition("JOB")[2]
+    assert "when started" not in led
+    assert table.count("when started") == 5
+    assert "  interrupted (process gone)\n" in table
+    assert "running" not in table + history + failed
+    shown = [line.split("  ", 1) for line in (full + one).splitlines()]
+    shown = [[name, text.strip()] for name, text in shown]
+    assert ["next run at", "when started"] in shown
+    assert ["running for", "interrupted (process gone)"] in shown
+    assert ["outcome", "interrupted (process gone)"] in shown
+    assert history.splitlines()[1].split()[1:3] == ["nap", "interrupted"]
+    assert failed == history
+    assert json.loads(raw)[0]["outcome"] is None  # JSON is the store's word
 
 
 @pytest.mark.usefixtures("site")
@@ -314,6 +380,7 @@ def test_only_limits_the_slots_and_retires_nothing() -> None:
     ended = geckosched("run", "--only", "tick", "--for", "2s")
     unknown = geckosched("run", "--only", "tock")
     assert (ended.code, unknown.code) == (0, 2)
+    assert " 1 of 3 jobs (--only), store " in ended.err
     assert 'geckosched: no job is called "tock"' in unknown.err
     assert runs_of_store("tick")
     assert not runs_of_store("daily")
@@ -325,6 +392,8 @@ def test_a_plugin_has_commands_under_its_name(site: Path) -> None:
     (site / "geckosched_fake.py").write_text(PLUGIN + "\nPath('imported').write_text('loaded')", encoding="utf-8")
     helped = geckosched("--help")
     assert (helped.code, geckosched("status").code) == (0, 0)
+    assert "Plugins bring commands of their own: geckosched PLUGIN --help. Installed:" in " ".join(helped.out.split())
+    assert "fake" in helped.out
     assert not Path("imported").exists()  # neither help nor status imports a plugin
     hello, group, slip = geckosched("fake", "hello", "--name", "Oslo"), geckosched("fake", "--help"), geckosched("fak")
     assert (hello.code, hello.out) == (0, "hello Oslo\n")
@@ -343,7 +412,7 @@ def test_a_broken_plugin_is_said_once_and_stops_nothing(site: Path) -> None:
     assert ended.code == 0
     assert ended.err.count("plugin bad is broken: SystemExit: no licence") == 1
     assert command.code == 1
-    assert command.err.splitlines()[-1] == "geckosched: plugin bad is broken: SystemExit: no licence"
+    assert command.err.splitlines()[-1].startswith("geckosched: plugin bad is broken: SystemExit: no licence")
     shown = geckosched("status")
     assert (shown.code, shown.err) == (0, "")
     assert "plugin bad is broken: SystemExit: no licence" in shown.out
@@ -428,19 +497,32 @@ def test_without_a_command_the_help_is_shown_and_the_version_on_demand() -> None
     """Nothing asked for is a usage error; the help goes to stderr then."""
     result, version = invoke(), invoke("--version")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert all(command in result.stderr for command in ("run", "status", "trigger", "runs"))
+    assert all(f"\n  {command} " in result.stderr for command in ("run", "status", "trigger", "runs"))
     assert version.exit_code == 0
     assert version.stdout.startswith("geckosched 0.")
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "200"])
+@pytest.mark.parametrize("words", [[], ["run"], ["status"], ["trigger"], ["runs"]])
+def test_help_cuts_no_sentence(words: list[str], columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a narrow terminal; what `runs --failed` counts is said."""
+    monkeypatch.setenv("COLUMNS", columns)
+    result = invoke(*words, "--help")
+    assert (result.exit_code, "..." in result.stdout.replace("ARGS]...", "")) == (0, False)
+    outcomes = "Only runs that are failed, timed_out, partial, rate_limited or interrupted."
+    assert (outcomes in " ".join(result.stdout.split())) is (words == ["runs"])
 
 
 @pytest.mark.parametrize("text", ["[scheduler", "[scheduler]\nmax_worker = 4", "[collectors.good]\nevery = 60"])
 @pytest.mark.usefixtures("store")
 def test_status_works_with_a_bad_configuration(text: str) -> None:
-    """The line is said on stderr, and the store is shown all the same; other commands refuse."""
+    """The line is said on stderr with what is shown, the store is shown all the same, and that ends with 2; other
+    commands refuse."""
     Path("geckosched.toml").write_text(text, encoding="utf-8")
     result, history = invoke("status", "--json"), invoke("runs")
-    assert (result.exit_code, result.stderr.count("\n")) == (0, 1)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert result.stderr.startswith("geckosched: geckosched.toml: ")
+    assert result.stderr.endswith("; showing ./geckosched.db, the default\n")
     assert [job["job_id"] for job in json.loads(result.stdout)["jobs"]] == ["bad", "good", "limited", "skips"]
     assert (history.exit_code, history.stdout) == (2, "")
 
@@ -449,8 +531,25 @@ def test_status_finds_the_database_that_a_bad_configuration_names(store: Path) -
     """What can still be read of the file is used, and --database wins."""
     store.rename("other.db")
     Path("geckosched.toml").write_text('[scheduler]\ndatabase = "other.db"\nmax_workers = 0', encoding="utf-8")
-    assert len(json.loads(invoke("status", "--json").stdout)["jobs"]) == 4
+    result = invoke("status", "--json")
+    assert len(json.loads(result.stdout)["jobs"]) == 4
+    assert (result.exit_code, "default" in result.stderr) == (2, False)
     assert json.loads(invoke("status", "--json", "--database", "none.db").stdout)["jobs"] == []
+
+
+@pytest.mark.usefixtures("store")
+def test_status_with_a_missing_configuration_says_that_it_shows_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever named the file did not mean that database, so a script must not take it for an answer: 2."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    named = geckosched("status", "--config", "nope.toml")
+    monkeypatch.setenv("GECKOSCHED_CONFIG", "gone.toml")
+    by_environment, one = geckosched("status"), geckosched("status", "good", "--database", "geckosched.db")
+    said = "geckosched: {}: no such file, named by {}; showing ./geckosched.db, the default\n"
+    assert (named.code, named.err) == (2, said.format("nope.toml", "--config"))
+    assert (by_environment.code, by_environment.err) == (2, said.format("gone.toml", "GECKOSCHED_CONFIG"))
+    assert "good" in named.out
+    assert (one.code, one.err) == (2, said.format("gone.toml", "GECKOSCHED_CONFIG").partition(";")[0] + "\n")
+    assert "job id" in one.out
 
 
 def test_status_works_with_no_database_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -511,13 +610,25 @@ def test_jobs_fit_into_80_columns_of_plain_text(capsys: pytest.CaptureFixture[st
         "",
         "JOB                      HEALTH     LAST (UTC)    NEXT (UTC)     RUNS  ERRORS",
         "geckoterminal-top-pools  unhealthy  2m ago 15:43  in 8m 15:53    9000     123",
-        "  breaker half open; failed: HTTPError: 500 Server Error x x x x x x x x x x ...",
+        "  breaker half open; failed: HTTPError: 500 Server Error" + " x" * 60,
         "fine                     healthy    2m ago 15:43  in 8m 15:53       3       0",
         "busy                     healthy    2m ago 15:43  running 12s       3       0",
         "  skipped",
         "late                     healthy    -             overdue 15:40     3       0",
     ]
-    assert all(len(line) <= 80 for line in lines)
+    assert all(len(line) <= 80 for line in lines if not line.startswith(" "))
+
+
+def test_losses_have_a_column_if_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
+    """It costs no more than 80 columns."""
+    cli._print_jobs([dataclasses.replace(JOB, lost=70), dataclasses.replace(JOB, job_id="fine")], NOW)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [
+        "",
+        "JOB                     HEALTH    LAST (UTC)   NEXT (UTC)  RUNS ERRORS LOST",
+        "geckoterminal-top-pools unhealthy 2m ago 15:43 in 8m 15:53 9000    123   70",
+        "fine                    unhealthy 2m ago 15:43 in 8m 15:53 9000    123    0",
+    ]
 
 
 def test_runs_fit_into_80_columns_of_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -529,25 +640,81 @@ def test_runs_fit_into_80_columns_of_plain_text(capsys: pytest.CaptureFixture[st
         "ID  JOB                      OUTCOME    STARTED (UTC)  SECONDS  ROWS  CALLS",
         "18  geckoterminal-top-pools  running    2d ago 11-21         -  1000     12",
         "17  geckoterminal-top-pools  timed_out  0s ago 15:45      12.3  1000     12",
-        "  a b",
+        "  a; b",
     ]
 
 
-def test_a_terminal_gets_a_rich_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same rows, with the reason as a last column that is cut where the terminal ends."""
+def test_a_terminal_gets_the_same_with_notes_wrapped(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of an error is cut, however narrow the terminal is."""
     monkeypatch.setattr(cli, "_is_terminal", lambda: True)
-    monkeypatch.setenv("COLUMNS", "100")
-    cli._print_jobs([JOB], NOW)
-    shown = capsys.readouterr().out
-    assert "rich" in sys.modules
-    assert "geckoterminal-top-pools  unhealthy  2m ago 15:43" in shown
-    assert "9000     123  breaker half open; f..." in shown
-    assert all(len(line) <= 100 for line in shown.splitlines())
+    for columns in (80, 60):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        cli._print_jobs([JOB], NOW)
+        _, _, row, *notes = capsys.readouterr().out.splitlines()
+        assert row.split()[:2] == ["geckoterminal-top-pools", "unhealthy"]
+        assert len(notes) > 1
+        assert all(note.startswith("  ") and len(note) <= columns for note in notes)
+        said = " ".join(note.strip() for note in notes)
+        assert said == "breaker half open; failed: HTTPError: 500 Server Error" + " x" * 60
+
+
+def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NO_COLOR is heard."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert cli._coloured("failed  ") == "\x1b[31mfailed  \x1b[0m"
+    assert cli._coloured("other") == "other"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert cli._coloured("failed") == "failed"
+
+
+def status_of(job: JobStatus, state: SchedulerState = SchedulerState.RUNNING, *plugins: PluginStatus) -> Status:
+    return Status(SchedulerInfo(state, 42, "host", NOW, NOW, "app.db", "0.1"), (job,), plugins)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"breaker": BreakerState.OPEN, "retry_at": NOW},
+            "breaker open until 2026-11-23 15:45:30 UTC; 5 errors in a row",
+        ),
+        ({}, "breaker half open, one run is the probe; 5 errors in a row"),
+        (
+            {"breaker": BreakerState.CLOSED, "consecutive_errors": 0},
+            "no sign of life for three intervals, or runs that hang",
+        ),
+        ({"plugin": "bad", "breaker": BreakerState.CLOSED, "consecutive_errors": 0}, "plugin bad is broken"),
+        ({"health": Health.DEGRADED, "breaker": BreakerState.CLOSED, "consecutive_errors": 1}, "1 error in a row"),
+        (
+            {"health": Health.DEGRADED, "breaker": BreakerState.CLOSED, "consecutive_errors": 0, "lost": 7},
+            "7 lost so far; no row yet",
+        ),
+        (
+            {"health": Health.DEGRADED, "breaker": BreakerState.CLOSED, "consecutive_errors": 0, "last_rows_at": NOW},
+            "quiet, last row at 2026-11-23 15:45:30 UTC",
+        ),
+        ({"health": Health.HEALTHY, "breaker": BreakerState.CLOSED}, ""),
+        ({"health": Health.DISABLED}, ""),
+    ],
+)
+def test_a_job_in_full_says_why_it_is_not_healthy(
+    changes: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row `because` after `health`, no more than the status shows."""
+    job = dataclasses.replace(JOB, **changes)
+    broken = PluginStatus("bad", None, None, False, "SystemExit", ())
+    cli._print_job(job, status_of(job, SchedulerState.RUNNING, broken), {}, NOW)
+    lines = capsys.readouterr().out.splitlines()
+    above = next(index for index, line in enumerate(lines) if line.startswith("health "))
+    assert [line[20:] for line in lines if line.startswith("because ")] == ([said] if said else [])
+    assert lines[above + 1].startswith("because " if said else "breaker ")
 
 
 def test_a_job_in_full_has_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     """Times in words plus UTC, nothing is left out."""
-    cli._print_details(JOB, NOW)
+    cli._print_details(JOB, NOW, {})
     *lines, title, first, second = capsys.readouterr().out.splitlines()
     shown = {line[:20].strip(): line[20:] for line in lines}
     assert (
@@ -629,5 +796,51 @@ def test_runs_shows_the_history_newest_first() -> None:
     assert [run["id"] for run in json.loads(invoke("runs", "--limit", "3", "--json").stdout)] == [12, 11, 10]
     assert (one[0]["id"], one[0]["error_type"]) == (2, "ValueError")
     assert [run["outcome"] for run in failed] == ["rate_limited", "failed"]  # nine others are newer
+    assert isinstance(one, list)
+    assert len(one) == 1
     assert "\n    raise ValueError" in invoke("runs", "2").stdout.replace("      raise", "    raise")
     assert invoke("runs", "skips", "--failed").stdout == "no runs\n"
+
+
+def test_a_partial_run_says_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In `status`, `status JOB` and `runs`, by the first lines of its detail; `--failed` shows it."""
+    monkeypatch.chdir(tmp_path)
+
+    @collector("cities", every="1d")
+    def cities(run: RunContext) -> Iterator[None]:
+        for city in ("Oslo", "Rome", "Bonn", "Lima"):
+            with run.target(city):
+                if city != "Oslo":
+                    raise ValueError(f"no {city}")
+        run.lost("Oslo", 3, NOW, NOW)
+        yield
+
+    scheduler = CollectionScheduler(SchedulerConfig())
+    scheduler.execute_collector_now(scheduler.register_collector(cities))
+    table, full, history, failed = (
+        invoke(*words).stdout for words in (["status"], ["status", "cities"], ["runs"], ["runs", "--failed"])
+    )
+    said = "3 failed, 1 well; Rome: ValueError: no Rome; Bonn: ValueError: no Bonn; 1 more"
+    assert f"\n  partial: {said}\n" in table
+    assert table.splitlines()[-2].split()[-1] == "3"  # LOST
+    assert f"last outcome        partial: {said}\n" in full
+    assert f"\n  {said}\n" in history
+    assert failed == history
+
+
+def test_one_is_not_plural() -> None:
+    """One row, one job; none and two have the plural."""
+    assert [cli._count(number, "row") for number in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]
+
+
+def test_failed_runs_are_all_that_left_something_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every outcome but succeeded and skipped; a run in progress has none yet."""
+    history = [dataclasses.replace(RUN, id=number, outcome=outcome) for number, outcome in enumerate([None, *Outcome])]
+    scheduler = CollectionScheduler(SchedulerConfig())
+    monkeypatch.setattr(scheduler, "get_runs", lambda _, limit: history[:limit])
+    monkeypatch.setattr(scheduler, "get_status", lambda: status_of(JOB))
+    assert {run.outcome for run in cli._failed_runs(scheduler, None, 20)} == {
+        Outcome.FAILED, Outcome.TIMED_OUT, Outcome.PARTIAL, Outcome.RATE_LIMITED, Outcome.INTERRUPTED
+    }  # fmt: skip
+    monkeypatch.setattr(scheduler, "get_status", lambda: status_of(JOB, SchedulerState.STOPPED))
+    assert None in {run.outcome for run in cli._failed_runs(scheduler, None, 20)}

@@ -397,6 +397,73 @@ def test_settings_that_reach_no_plugin_are_a_warning(tmp_path: Path, caplog: pyt
     assert 'geckosched.toml: [plugins.wether] no installed plugin has this name, did you mean "weather"?' in caplog.text
 
 
+def test_a_disabled_plugin_that_is_not_installed_is_a_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slip in `disable` leaves running what should not; the near name is said, and one that is right is quiet."""
+    monkeypatch.setattr(config, "installed_plugins", lambda: ["noisy"])
+    configuration = dataclasses.replace(load('[plugins]\ndisable = ["nosy", "noisy"]'), only_plugins=())
+    configuration.load_plugins(CollectionScheduler(configuration.scheduler))
+    said = 'geckosched.toml: [plugins] disable: no installed plugin is called "nosy", did you mean "noisy"?'
+    assert caplog.messages == [said]
+
+
+def test_a_collector_of_a_disabled_plugin_is_refused_with_that_hint(tmp_path: Path) -> None:
+    """Its table stayed in the file: the refusal says what was disabled."""
+    with pytest.raises(ConfigError) as caught:
+        load_into_a_scheduler(tmp_path, "[collectors.geckoterminal-trades]\nevery = '1m'")
+    assert '[collectors.geckoterminal-trades] no installed collector is called "gecko' in str(caught.value)
+    assert str(caught.value).endswith(" (disabled by [plugins] disable: geckoterminal)")
+    with pytest.raises(ConfigError) as other:
+        load_into_a_scheduler(tmp_path, "[collectors.free]\nevry = '1m'")
+    assert "disable" not in str(other.value)
+
+
+BUDGETED = """
+from dataclasses import dataclass
+from geckosched import Budget, collector, hookimpl
+
+@dataclass
+class Options:
+    cities: list[str]
+
+@collector("paid", every="1h", budget=Budget("service", rate="1/s"))
+def paid(run): ...
+
+@collector("needy", options=Options, budget=Budget("unscheduled", rate="1/s"))
+def needy(run): ...
+
+@hookimpl
+def register_collectors(register, settings):
+    register(paid)
+    register(needy)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("service", []),
+        ("servise", ['[budgets.servise] no scheduled collector has this budget, did you mean "service"?']),
+        ("unscheduled", ["[budgets.unscheduled] no scheduled collector has this budget"]),
+    ],
+)
+def test_a_budget_that_no_collector_has_is_a_warning(
+    name: str, said: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A slip in its name leaves the rate as it was; what a broken plugin would have had is not judged."""
+    (tmp_path / "budgeted.py").write_text(BUDGETED, encoding="utf-8")
+    text = f"[budgets.{name}]\nrate = '2/s'\n"
+    load_into_a_scheduler(tmp_path, text)  # that plugin isn't loaded: nobody has any budget
+    assert any(f"[budgets.{name}] no scheduled collector has this budget" in each for each in caplog.messages)
+    for load_key, expected in (('["budgeted.py"]', said), ('["budgeted.py", "not_there.py"]', [])):
+        caplog.clear()
+        configuration = load(f'[plugins]\nload = {load_key}\ndisable = ["geckoterminal"]\n{text}')
+        configuration.load_plugins(CollectionScheduler(configuration.scheduler))
+        warnings = [each.removeprefix("geckosched.toml: ") for each in caplog.messages if "[budgets." in each]
+        assert warnings == expected
+
+
 def test_the_example_of_the_repository_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """geckosched.toml schedules the collectors of the GeckoTerminal plugin that it names, without a warning."""
     repository = Path(__file__).parents[1]

@@ -919,3 +919,22 @@ def test_the_log_says_when_a_breaker_opens_and_closes(make: Make, caplog: pytest
         scheduler.execute_collector_now("broken")
     assert "broken: breaker open, one probe at 2026-01-01T00:01:00.000000Z" in caplog.text
     assert "broken: breaker closed" in caplog.text
+
+
+class SlowToRead(FakeClock):
+    """A clock on a machine so busy that two seconds pass while it is read."""
+
+    def now(self) -> int:
+        """Return the time, two seconds later than a moment ago."""
+        self.advance(2)
+        return super().now()
+
+
+def test_a_slow_reading_of_the_clocks_is_no_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """T3: only what both readings can't explain is a step of the clock."""
+    scheduler = CollectionScheduler(SchedulerConfig(database=tmp_path / "slow.db"), clock=SlowToRead())
+    scheduler.register_collector(plain, "1m")
+    with scheduler:
+        runs_of(scheduler, "plain", 3)
+    assert "the clock was set" not in caplog.text
+    assert all(run.outcome is Outcome.SUCCEEDED for run in finished(scheduler))
