@@ -74,6 +74,16 @@ def until(holds: Callable[[], object], what: str = "the condition") -> None:
         pause.wait(0.005)
 
 
+def settle(scheduler: CollectionScheduler) -> None:
+    """Wait until the ticker has done all that is due by now: two turns of its own, the second begun after this."""
+    assert scheduler.lead is not None
+    for _ in range(2):
+        reply = Inbox()
+        scheduler.lead.ticker.inbox.put((reply.put, True))
+        reply.wait(30)
+        assert reply, "the ticker does not turn"
+
+
 def finished(scheduler: CollectionScheduler, job_id: str | None = None) -> list[Run]:
     """Return the runs that have ended, oldest first."""
     runs = scheduler.get_runs(job_id, 10_000) if job_id is None or job_id in known(scheduler) else []
@@ -161,7 +171,7 @@ def test_slots_during_a_run_are_counted_in_the_next(make: Make, clock: FakeClock
         start, slot = clock.now(), grid.after(clock.now())
         clock.advance((slot - start) / 1e6 + 181)
         passed = 4 - (slot - start < 30_000_000)  # four slots, of which the first run may have passed over one
-        until(lambda: scheduler.lead is not None and not scheduler.lead.ticker.inbox)
+        settle(scheduler)
         gate.open.set()
         runs_of(scheduler, "gate", 1)
         clock.advance(60)
@@ -176,7 +186,7 @@ def test_a_daily_job_on_a_machine_restarted_every_hour_runs_daily(make: Make, cl
         scheduler = make()
         scheduler.register_collector(plain, "1d")
         with scheduler:
-            until(lambda: scheduler.lead and not scheduler.lead.ticker.inbox)  # noqa: B023
+            settle(scheduler)
             before = scheduler.get_collector_status("plain").runs
             due = scheduler.get_collector_status("plain").next_run_at
             clock.advance(3600)
@@ -233,7 +243,7 @@ def test_a_clock_set_back_stops_no_job(make: Make, clock: FakeClock) -> None:
         runs_of(scheduler, "plain", 1)
         clock.step(-12 * 3600)
         clock.advance(1)
-        until(lambda: scheduler.lead and not scheduler.lead.ticker.inbox)
+        settle(scheduler)
         count = len(finished(scheduler))
         clock.advance(90)
         runs_of(scheduler, "plain", count + 1)
@@ -353,7 +363,7 @@ def test_an_interrupted_run_is_run_again_at_the_next_start_but_not_for_ever(make
             if len(reasons) < 2:
                 until(lambda: scheduler.lead and scheduler.get_collector_status("victim").running_for is not None)  # noqa: B023
             else:
-                until(lambda: scheduler.lead and not scheduler.lead.ticker.inbox)  # noqa: B023
+                settle(scheduler)
         reasons = [(run.reason, run.outcome, run.scheduled_for) for run in finished(scheduler)]
     slot = reasons[0][2]
     assert reasons == [(Reason.FIRST, Outcome.INTERRUPTED, slot), (Reason.CATCHUP, Outcome.INTERRUPTED, slot)]
@@ -392,7 +402,7 @@ def test_rate_limits_put_a_job_off_and_are_no_errors(make: Make, clock: FakeCloc
         started = [runs_of(scheduler, "limited", 1)[0].started_at]
         for expected in (45, 80, 160):
             clock.advance(expected - 0.001)
-            until(lambda: scheduler.lead and not scheduler.lead.ticker.inbox)
+            settle(scheduler)
             assert len(finished(scheduler)) == len(started)
             clock.advance(0.001)
             started.append(runs_of(scheduler, "limited", len(started) + 1)[-1].started_at)
@@ -418,7 +428,7 @@ def test_time_limit_abandonment_and_fence(make: Make, clock: FakeClock) -> None:
             clock.advance(2)
         until(lambda: scheduler.get_collector_status("gate").health is Health.UNHEALTHY)
         clock.advance(3600)
-        until(lambda: scheduler.lead and not scheduler.lead.ticker.inbox)
+        settle(scheduler)
         assert len(scheduler.get_runs("gate")) == 2
         gate.open.set()
         runs_of(scheduler, "gate", 3)
@@ -474,7 +484,7 @@ def test_the_breaker_opens_survives_a_restart_and_closes_by_a_probe(make: Make, 
     assert [job.job_id for job in second.get_unhealthy_collectors()] == ["broken"]
     with second:
         clock.advance(239)
-        until(lambda: second.lead and not second.lead.ticker.inbox)
+        settle(second)
         assert len(finished(second)) == 3
         switch["broken"] = False
         clock.advance(1)
@@ -839,7 +849,7 @@ def test_the_accounts_of_a_job_agree_with_its_history(
             if step == "restart":
                 scheduler.stop(5)
                 scheduler = build()
-                until(lambda: scheduler.lead and not scheduler.lead.ticker.inbox)  # noqa: B023
+                settle(scheduler)
                 count = len(finished(scheduler))
                 continue
             if step == "trigger":
