@@ -1887,11 +1887,11 @@ class Writer:
     def finish(self) -> None:
         """Ask the loop to end when all that was put before is written or given up."""
         self._finishing = True
-        self.inbox.put(None)
+        self.inbox.put(Statements(()))  # not None, which a FakeClock sleeps over
 
     def turn(self) -> bool:
         """Wait for messages and commit them; False when the loop is at its end."""
-        if not self._group:
+        if not self._group and not self._finishing:  # finish()'s wake-up may be gone with the last group
             self._clock.wait(self.inbox, 1.0)
         finishing = self._finishing  # read first: what was put before finish() is drained now
         self._group += self.inbox.drain()

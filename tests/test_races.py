@@ -29,7 +29,7 @@ from geckosched import (
     collector,
     core,
 )
-from geckosched.core import Clock, Grid, Lead, to_text
+from geckosched.core import Clock, Grid, Inbox, Lead, Statements, Store, Writer, to_text
 from geckosched.testing import FakeClock
 from tests.conftest import NewScheduler
 from tests.test_scheduler import Gate, finished, plain, runs_of, until
@@ -544,3 +544,20 @@ def test_rows_whose_keys_vary_fill_no_memory_with_statements(new_scheduler: NewS
         [run] = runs_of(scheduler, "varied", 1)
         assert (run.outcome, run.rows) == (Outcome.SUCCEEDED, 220 + 495 + 792 + 924)
         assert len(lead_of(scheduler).writer._statements) <= 1001
+
+
+def test_a_writer_that_is_busy_when_it_is_asked_to_finish_hears_it(store_path: Path) -> None:
+    """X1: `finish()` between the writer's look at its orders and its look at its inbox is not slept over."""
+    writer = Writer(Store(store_path).open_writer(), FakeClock())
+
+    class Late(Inbox):
+        def drain(self) -> list[object]:
+            if not writer._finishing:
+                writer.finish()
+            return super().drain()
+
+    writer.inbox = Late()
+    writer.inbox.put(Statements(()))
+    while Call(writer.turn).answer():
+        pass
+    writer.connection.close()
