@@ -355,6 +355,8 @@ class SchedulerConfig:
                 raise ConfigError(f"{name}: found {getattr(self, name)!r}, allowed: {', '.join(allowed)}")
         find_timezone(self.timezone)
         for name, table in self.budgets.items():
+            if not isinstance(table, Mapping):
+                raise ConfigError(f'budgets.{name}: found {table!r}, allowed is a table such as {{"rate": "30/m"}}')
             if unknown := [key for key in table if key not in ("rate", "burst")]:
                 raise ConfigError(f"budgets.{name}: found {unknown[0]!r}, allowed: rate, burst")
             Budget(name, **table)

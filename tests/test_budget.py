@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from geckosched.core import DAY, HOUR, MINUTE, SECOND, Budget, ConfigError, Ledger
+from geckosched.core import DAY, HOUR, MINUTE, SECOND, Budget, ConfigError, Ledger, SchedulerConfig
 
 QUICK = settings(derandomize=True, max_examples=150, deadline=None)
 NOW = 1_795_448_734_123_456
@@ -63,6 +63,13 @@ def test_invalid_names_are_refused(name: Any) -> None:
     """T5: what shares a budget is its name, so it needs one."""
     with pytest.raises(ConfigError, match=r"name: found "):
         Budget(name)
+
+
+@pytest.mark.parametrize("table", [{"rat": "1/m"}, {"rate": "often"}, {"burst": 0}, Budget("x"), "30/m"])
+def test_invalid_overrides_are_refused(table: Any) -> None:
+    """T5: what overrides a budget is a table of rate and burst, checked when the configuration is made."""
+    with pytest.raises(ConfigError, match="x"):
+        SchedulerConfig(budgets={"x": table})
 
 
 # -- B4: the far side --------------------------------------------------------------------------------------------------
