@@ -222,13 +222,13 @@ def test_start_twice_and_after_stop(new_scheduler: NewScheduler) -> None:
 
 
 HUNG = """
-import logging, sys, time
+import logging, sys, threading
 from geckosched import CollectionScheduler, SchedulerConfig, collector
 
 @collector("hung")
 def hung(run):
     logging.info("hanging")
-    time.sleep(3600)
+    threading.Event().wait()
 
 logging.basicConfig(level="INFO", stream=sys.stdout, format="%(message)s")
 scheduler = CollectionScheduler(SchedulerConfig(database=sys.argv[1], shutdown_timeout="1h"))
