@@ -16,10 +16,8 @@ import json
 import logging
 import os
 import re
-import shutil
 import signal
 import sys
-import textwrap
 import time
 import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -614,32 +612,63 @@ def _show(value: object, now: datetime) -> str:
 
 
 def _print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], notes: Mapping[int, str]) -> None:
-    """Print rows as aligned text, each with its note below it: wrapped on a terminal, else whole on one line.
+    """Print rows, each with its note below it: with rich on a terminal, else as aligned text, notes whole on a line.
 
     A header that begins with ">" is one of numbers, which are aligned to the right.
     """
     titles = [each.removeprefix(">") for each in headers]
     numbers = [each.startswith(">") for each in headers]
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    is_terminal = _is_terminal()
-    wide = shutil.get_terminal_size().columns if is_terminal else _WIDTH
-    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= wide else " "
+    if _is_terminal():
+        _print_rich_table(titles, numbers, widths, rows, notes)
+        return
+    gap = " " * _gap(widths, _WIDTH)
     for index, row in enumerate([titles, *rows], start=-1):
         cells = zip(row, widths, numbers, strict=True)
-        texts = [cell.rjust(width) if number else cell.ljust(width) for cell, width, number in cells]
-        typer.echo(gap.join(map(_coloured, texts) if is_terminal else texts).rstrip())
+        text = gap.join(cell.rjust(width) if number else cell.ljust(width) for cell, width, number in cells)
+        typer.echo(text.rstrip())
         if note := notes.get(index):
-            typer.echo(_wrapped(note, wide) if is_terminal else f"  {note}")
+            typer.echo(f"  {note}")
 
 
-def _wrapped(text: str, width: int) -> str:
-    lines = textwrap.wrap(text, max(20, width), initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
-    return "\n".join(lines)
+def _print_rich_table(
+    titles: Sequence[str], numbers: Sequence[bool], widths: Sequence[int], rows: Sequence[Sequence[str]],
+    notes: Mapping[int, str],
+) -> None:  # fmt: skip
+    """Draw the rows with rich: outcomes and healths coloured (not under NO_COLOR), notes wrapped to the terminal.
+
+    A cell of rich's tables can't span columns, so a note ends one table, and the next has the same widths. Where the
+    columns don't fit, the terminal breaks the lines.
+    """
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    gap = _gap(widths, console.width)
+    whole = Console(highlight=False, width=max(console.width, sum(widths) + gap * len(widths)))
+
+    def new_table(*, header: bool) -> Table:
+        table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), show_header=header, header_style="bold")
+        for title, number, width in zip(titles, numbers, widths, strict=True):
+            table.add_column(title, justify="right" if number else "left", width=width, overflow="fold")
+        return table
+
+    table = new_table(header=True)
+    for index, row in enumerate(rows):
+        table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
+        if note := notes.get(index):
+            whole.print(table)
+            console.print(Padding(Text(note, overflow="fold"), (0, 0, 0, 2), expand=False))
+            table = new_table(header=False)
+    if table.row_count:
+        whole.print(table)
 
 
-def _coloured(cell: str) -> str:
-    colour = None if os.environ.get("NO_COLOR") else _COLOURS.get(cell.strip())
-    return typer.style(cell, fg=colour) if colour else cell
+def _gap(widths: Sequence[int], wide: int) -> int:
+    """Return how many blanks stand between columns: two if that fits, else one."""
+    return 2 if sum(widths) + 2 * (len(widths) - 1) <= wide else 1
 
 
 def _is_terminal() -> bool:

@@ -660,13 +660,18 @@ def test_a_terminal_gets_the_same_with_notes_wrapped(
         assert said == "breaker half open; failed: HTTPError: 500 Server Error" + " x" * 60
 
 
-def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NO_COLOR is heard."""
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    assert cli._coloured("failed  ") == "\x1b[31mfailed  \x1b[0m"
-    assert cli._coloured("other") == "other"
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert cli._coloured("failed") == "failed"
+def test_colours_are_for_terminals_that_want_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal rich colours healths and outcomes; NO_COLOR is heard."""
+    monkeypatch.setattr(cli, "_is_terminal", lambda: True)
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "80")):
+        monkeypatch.setenv(name, value)
+    red = "\x1b[31munhealthy"
+    for no_color in (False, True):
+        monkeypatch.setenv("NO_COLOR", "1") if no_color else monkeypatch.delenv("NO_COLOR", raising=False)
+        cli._print_jobs([JOB], NOW)
+        assert (red in capsys.readouterr().out) is not no_color
 
 
 def status_of(job: JobStatus, state: SchedulerState = SchedulerState.RUNNING, *plugins: PluginStatus) -> Status:
