@@ -219,36 +219,3 @@ def test_start_twice_and_after_stop(new_scheduler: NewScheduler) -> None:
         scheduler.stop()
     with pytest.raises(DuplicateJob):
         scheduler.register_collector(one)
-
-
-HUNG = """
-import logging, sys, threading
-from geckosched import CollectionScheduler, SchedulerConfig, collector
-
-@collector("hung")
-def hung(run):
-    logging.info("hanging")
-    threading.Event().wait()
-
-logging.basicConfig(level="INFO", stream=sys.stdout, format="%(message)s")
-scheduler = CollectionScheduler(SchedulerConfig(database=sys.argv[1], shutdown_timeout="1h"))
-scheduler.register_collector(hung)
-try:
-    scheduler.run_forever()
-except KeyboardInterrupt:
-    print(scheduler.state, flush=True)
-"""
-
-
-def test_a_second_signal_ends_the_wait_for_hung_runs(store_path: Path) -> None:
-    """X1: the first signal asks the runs to end and waits `shutdown_timeout`; the second one waits no longer."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HUNG, str(store_path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line in ("hanging\n", "stopping: waiting for hung\n"):
-            process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert (line, process.returncode) == ("stopped\n", 0)
-    assert [run.outcome for run in asker(store_path).get_runs()] == [Outcome.INTERRUPTED]
