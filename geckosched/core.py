@@ -3973,8 +3973,10 @@ class CollectionScheduler:
         before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)} if in_main else {}
         try:
             self.start(only=only)
-            self._clock.monotonic()  # `seconds` count from here
-            self._clock.wait(self._stop_wanted, seconds)
+            until = math.inf if seconds is None else self._clock.monotonic() + _microseconds(seconds)
+            while not self._stop_wanted.has_message() and (left := until - self._clock.monotonic()) > 0:
+                # in slices: a signal that comes just before a wait is heard only after it
+                self._clock.wait(self._stop_wanted, min(0.5, left / SECOND))
             died = self._state is SchedulerState.ERROR
             self.stop()
             if died:
