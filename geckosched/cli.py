@@ -146,10 +146,13 @@ class _PlainLines(logging.Formatter):
 
 @contextmanager
 def _data_to_stdout() -> Iterator[None]:
-    token = _stdout.set(sys.stdout)
+    """Keep stdout for `_put` while a command runs, whatever `_divert_stdout` or a plugin makes of `sys.stdout`."""
+    before = sys.stdout
+    token = _stdout.set(before)
     try:
         yield
     finally:
+        sys.stdout = before
         _stdout.reset(token)
 
 
