@@ -5,13 +5,16 @@ skipped), 1 the thing asked for failed or was refused, 2 usage, configuration or
 SIGTERM ends `run` with 0, and with 1 what had not done yet what was asked for. Our errors are one line without a
 traceback.
 
-In this order: how a command ends · the commands · plugins' commands · rendering · the console script.
+In this order: how a command ends · the commands · what they share · plugins' code and commands · rendering · the
+console script.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib.metadata
+import itertools
 import json
 import logging
 import os
@@ -20,15 +23,19 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from types import FrameType
+from typing import Annotated, Any, NoReturn, TextIO
 
+import pluggy
 import typer
 from typer.core import TyperGroup
 
+from geckosched import core
 from geckosched.config import Configuration, find_database, installed_plugins, load_configuration
 from geckosched.core import (
     SECOND,
@@ -39,9 +46,11 @@ from geckosched.core import (
     Health,
     Outcome,
     PluginError,
+    PluginStatus,
     Run,
     SchedulerConfig,
     SchedulerState,
+    StoreError,
     UnknownJob,
     __version__,
     parse_duration,
@@ -55,6 +64,14 @@ DONE, FAILED, USAGE = 0, 1, 2  # and 130, which typer makes of a KeyboardInterru
 _GOOD = frozenset((Outcome.SUCCEEDED, Outcome.PARTIAL, Outcome.SKIPPED))  # for an exit code
 _WHOLE = frozenset((Outcome.SUCCEEDED, Outcome.SKIPPED))  # all that was to do was done; `runs --failed` shows the rest
 _GONE = "interrupted (process gone)"  # a run that is open though nobody leads; the next leader closes it as interrupted
+_STALE = timedelta(seconds=10)  # of a heartbeat, which is written every 2 s
+_NO_SIGN = "no sign of life for three intervals, or runs that hang"
+_NOT_LOADED = "not loaded: the configuration can't be used"  # a plugin's error
+_FEW = 10  # of many jobs, in one line
+_HANGS = "the leader hangs, is stopped or can't write the store"  # why a heartbeat is stale
+_PATIENCE = 5  # seconds of loading plugins until somebody may wonder
+
+_stdout: ContextVar[TextIO] = ContextVar("stdout")  # where data goes, whatever plugins do to sys.stdout
 
 log = logging.getLogger("geckosched")
 
@@ -75,7 +92,7 @@ class _Commands(TyperGroup):
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run one command and leave with its exit code; tests and the console script end in the same way."""
         extra["standalone_mode"] = False  # else a usage error is several lines
-        with _log_to_stderr():
+        with _log_to_stderr(), _data_to_stdout():
             try:
                 code = super().main(*args, **extra) or DONE
             except typer.TyperException as error:
@@ -128,6 +145,23 @@ class _PlainLines(logging.Formatter):
 
 
 @contextmanager
+def _data_to_stdout() -> Iterator[None]:
+    """Keep stdout for `_put` while a command runs, whatever `_divert_stdout` or a plugin makes of `sys.stdout`."""
+    before = sys.stdout
+    token = _stdout.set(before)
+    try:
+        yield
+    finally:
+        sys.stdout = before
+        _stdout.reset(token)
+
+
+def _put(text: str) -> None:
+    """Print data."""
+    typer.echo(text, file=_stdout.get(sys.stdout))
+
+
+@contextmanager
 def _log_to_stderr() -> Iterator[None]:
     """Show warnings of core and plugins while a command runs; `run` shows the news, too."""
     handler, level = logging.StreamHandler(), log.level
@@ -159,6 +193,7 @@ Database = Annotated[
     Path | None, typer.Option("--database", metavar="F", help="SQLite file, instead of the configured.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB")]
 
 
 @app.callback(invoke_without_command=True)
@@ -207,6 +242,10 @@ def run(
 def status(
     job: Annotated[str | None, typer.Argument(metavar="JOB", help="Show this job in full.")] = None,
     as_json: AsJson = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Exit 1 if a job (or JOB) is unhealthy, nobody leads or the heartbeat is stale."),
+    ] = False,
     config: Config = None,
     database: Database = None,
 ) -> None:
@@ -232,17 +271,16 @@ def status(
     elif job is not None:
         _print_job(found.jobs[0], found, _reasons(scheduler, found.jobs), now)
     else:
-        _print_scheduler(found.scheduler, now)
-        _print_jobs(found.jobs, now, led=_is_led(found), reasons=_reasons(scheduler, found.jobs))
-        for plugin in found.plugins:
-            if not plugin.ok:
-                typer.echo(f"plugin {plugin.name} is broken: {_clean(plugin.error or '')}")
+        _print_status(found, _reasons(scheduler, found.jobs), now)
+    if check and (objections := _objections(found, now)):
+        _complain("; ".join(objections))
+        code = code or FAILED
     raise typer.Exit(code)
 
 
 @app.command()
 def trigger(
-    job: Annotated[str, typer.Argument(metavar="JOB")],
+    job: JobId,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return as soon as the leader has taken it.")] = False,
     as_json: AsJson = False,
     config: Config = None,
@@ -252,6 +290,7 @@ def trigger(
 
     The process that leads runs it or, with none, this one.
     """
+    _divert_stdout()
     configuration = _configure(config, database)
     scheduler = CollectionScheduler(configuration.scheduler)
     found = scheduler.get_status()
@@ -261,8 +300,9 @@ def trigger(
             raise GeckoschedError(f"nobody runs the jobs of {found.scheduler.database}, so --no-wait is refused")
         scheduler, how = _load(configuration), ": nobody leads, running it here"
         found = scheduler.get_status()
-    _expect_job(job, found, scheduler.registry.not_scheduled)
+    _expect_plugin(_expect_job(job, found, scheduler.registry.not_scheduled), found)
     _say(f"triggered {job}{how}")
+    _say_what_delays(found)
     try:
         result = scheduler.execute_collector_now(job, wait=not no_wait)
     except UnknownJob:  # the leader has ended meanwhile, and here no plugin is loaded yet
@@ -271,7 +311,7 @@ def trigger(
     if as_json:
         _print_json(result.as_dict() if result else None)
     else:
-        typer.echo(f"{job}: {_result(result) if result else 'waits for its turn'}")
+        _put(f"{job}: {_result(result) if result else 'waits for its turn'}")
     if result is not None and _has_failed(result):
         raise typer.Exit(FAILED)
 
@@ -307,6 +347,89 @@ def runs(
         _print_runs(found, now, _orphans(scheduler, found))
 
 
+@app.command()
+def plugins(as_json: AsJson = False, config: Config = None, database: Database = None) -> None:
+    """Show the plugins, and what is broken and why.
+
+    That is what loading them shows, here and now, with their collectors and with the last errors of their hooks that
+    the leader kept. The exit code is 0 also if some are broken.
+    """
+    _divert_stdout()
+    code = DONE
+    try:
+        configuration = _configure(config, database)
+    except ConfigError as error:  # it would say which plugins must not be imported, so none is
+        _complain(str(error))
+        _show_plugins(_unloaded_plugins(), {}, as_json)
+        raise typer.Exit(USAGE) from error
+    scheduler = CollectionScheduler(configuration.scheduler)
+    try:
+        with _no_word_of_broken_plugins():
+            _load_into(scheduler, configuration)
+    except ConfigError as error:
+        code = USAGE
+        _complain(str(error))
+    found = tuple(scheduler.registry.plugins.values())
+    try:
+        found = tuple(each for each in scheduler.get_status().plugins if each.name in scheduler.registry.plugins)
+    except StoreError as error:
+        code = code or FAILED
+        _complain(f"{error}, so errors of hooks are not shown")
+    _show_plugins(found, scheduler.registry.not_scheduled, as_json)
+    if not as_json:
+        _print_left_out(configuration)
+    raise typer.Exit(code)
+
+
+@app.command()
+def enable(job: JobId, config: Config = None, database: Database = None) -> None:
+    """Let a disabled job run again.
+
+    Its slots come up again, from the next one on; what passed meanwhile is not made up for.
+    """
+    configuration = _configure(config, database)
+    before, after, found = _operate(job, configuration, CollectionScheduler.enable_collector)
+    if not _is_active(after):
+        raise GeckoschedError(f"enable {job}: {_NOT_YET}")
+    said = _will_run(after, found)
+    if configuration.collectors.get(job, {}).get("enabled") is False:
+        said += f"; {configuration.path} says enabled = false, which holds again from the next start on"
+    _put(f"{job} was enabled already: {said}" if _is_active(before) else f"enabled {job}: {said}")
+
+
+@app.command()
+def disable(job: JobId, config: Config = None, database: Database = None) -> None:
+    """Let a job's slots pass until it is enabled.
+
+    Breaker, configuration and restarts change nothing about that. A run in progress goes on to its end, and `trigger`
+    still runs the job.
+    """
+    before, after, found = _operate(job, _configure(config, database), CollectionScheduler.disable_collector)
+    if after.disabled_at is None:
+        raise GeckoschedError(f"disable {job}: {_NOT_YET}")
+    said = _will_run(after, found)
+    _put(f"{job} was disabled already: {said}" if before.disabled_at else f"disabled {job}: {said}")
+
+
+@app.command()
+def reset(job: JobId, config: Config = None, database: Database = None) -> None:
+    """Close a job's breaker, forget its errors.
+
+    For when what made it fail has been mended: its slots come up again without waiting for the probe.
+    """
+    before, after, found = _operate(job, _configure(config, database), CollectionScheduler.reset_breaker)
+    if after.breaker is not BreakerState.CLOSED:  # not written yet, or the next run has failed already
+        raise GeckoschedError(f"reset {job}: its breaker is {_words(after.breaker)}; see geckosched status {job}")
+    needless = before.breaker is BreakerState.CLOSED and not before.consecutive_errors and before.retry_at is None
+    said = f"breaker closed; {_will_run(after, found)}"
+    _put(f"{job} needed no reset: {said}" if needless else f"reset {job}: {said}")
+
+
+# -- What the commands share -------------------------------------------------------------------------------------------
+
+_NOT_YET = "asked for, but the store does not say so yet; see geckosched status"
+
+
 def _configure(config: Path | None, database: Path | None) -> Configuration:
     configuration = load_configuration(config)
     if database is None:
@@ -316,20 +439,102 @@ def _configure(config: Path | None, database: Path | None) -> Configuration:
 
 def _load(configuration: Configuration) -> CollectionScheduler:
     scheduler = CollectionScheduler(configuration.scheduler)
-    configuration.load_plugins(scheduler)
+    _load_into(scheduler, configuration)
     return scheduler
 
 
-def _expect_job(name: str, found: Status, not_scheduled: Mapping[str, str]) -> None:
-    """Raise unless there is such a job and it can run, as far as can be told before it is asked to."""
+def _load_into(scheduler: CollectionScheduler, configuration: Configuration) -> None:
+    with _saying_what_hangs():
+        configuration.load_plugins(scheduler)
+
+
+def _expect_job(name: str, found: Status, not_scheduled: Mapping[str, str]) -> JobStatus:
+    """Return the job of this name. Raises if there is none."""
     jobs = {job.job_id: job for job in found.jobs}
     if name in not_scheduled:
         raise ConfigError(f"{name} is not scheduled: it {_with_place(name, not_scheduled[name])}")
     if name not in jobs:
         raise UnknownJob(name, jobs)
+    return jobs[name]
+
+
+def _expect_plugin(job: JobStatus, found: Status) -> None:
+    """Raise if a job can't run, as far as can be told before it is asked to."""
     for plugin in found.plugins:
-        if plugin.name == jobs[name].plugin and not plugin.ok:
-            raise PluginError(f"{name} can't run: plugin {plugin.name} is broken: {plugin.error}")
+        if plugin.name == job.plugin and not plugin.ok:
+            raise PluginError(f"{job.job_id} can't run: plugin {plugin.name} is broken: {plugin.error}")
+
+
+def _operate(
+    job: str, configuration: Configuration, ask: Callable[[CollectionScheduler, str], None]
+) -> tuple[JobStatus, JobStatus, Status]:
+    """Have the leader or, with none, this process do something to a job. Returns the job before and after, and the
+    status after.
+
+    An operator's switch must not need the job's plugin: they are loaded only for a job that the store does not know.
+    """
+    scheduler = CollectionScheduler(configuration.scheduler)
+    found = scheduler.get_status()
+    if not _is_led(found) and job not in (each.job_id for each in found.jobs):
+        _divert_stdout()
+        scheduler = _load(configuration)
+        found = scheduler.get_status()
+    before = _expect_job(job, found, scheduler.registry.not_scheduled)
+    _say_what_delays(found)
+    ask(scheduler, job)
+    found = scheduler.get_status()
+    return before, _expect_job(job, found, {}), found
+
+
+def _is_active(job: JobStatus) -> bool:
+    return job.enabled and job.disabled_at is None
+
+
+def _say_what_delays(found: Status) -> None:
+    """Warn that a leader which gives no sign of life will hardly answer: callers wait for it for a minute."""
+    if silence := _silence(found.scheduler, datetime.now(UTC)):
+        _say(f"{silence}; waiting up to a minute for its answer")
+
+
+def _objections(found: Status, now: datetime) -> list[str]:
+    """Return what `status --check` objects to."""
+    said = ["" if _is_led(found) else "nobody leads", _silence(found.scheduler, now)]
+    sick = [job for job in found.jobs if job.health is Health.UNHEALTHY]
+    if sick:
+        few = ", ".join(f"{job.job_id} ({_because(job, found)})" for job in sick[:_FEW])
+        said.append(f"unhealthy: {few}{f' and {len(sick) - _FEW} more' if len(sick) > _FEW else ''}")
+    return [each for each in said if each]
+
+
+def _silence(info: SchedulerInfo, now: datetime) -> str:
+    """Say that the leader gives no sign of life; nothing if it does, or if nobody leads."""
+    if info.state is SchedulerState.STOPPED or info.heartbeat_at is None or now - info.heartbeat_at <= _STALE:
+        return ""
+    return f"heartbeat is {(now - info.heartbeat_at).total_seconds():.0f} s old: {_HANGS}"
+
+
+def _unloaded_plugins() -> tuple[PluginStatus, ...]:
+    """Return the installed plugins without importing one."""
+    found = sorted(importlib.metadata.entry_points(group="geckosched"), key=lambda entry: entry.name)
+    where = [(each.dist.name, each.dist.version) if each.dist is not None else (None, None) for each in found]
+    return tuple(
+        PluginStatus(entry.name, distribution, version, False, _NOT_LOADED, ())
+        for entry, (distribution, version) in zip(found, where, strict=True)
+    )
+
+
+@contextmanager
+def _no_word_of_broken_plugins() -> Iterator[None]:
+    """Leave out the warnings that plugins are broken, where that is what is shown."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("plugin %s is broken")
+
+    log.addFilter(is_other)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_other)
 
 
 def _with_place(collector: str, reason: str) -> str:
@@ -440,13 +645,73 @@ def _has_run(job: JobStatus, since: datetime) -> bool:
     return job.last_outcome is not None and job.last_started_at is not None and job.last_started_at >= since
 
 
-# -- Plugins' commands -------------------------------------------------------------------------------------------------
+# -- Plugins' code and commands ----------------------------------------------------------------------------------------
+
+
+def _divert_stdout() -> Callable[[], None]:
+    """From now on let what plugins print go to stderr, in whatever way they write to stdout; `_put` still reaches it.
+
+    Called where plugin code may run and data is printed, and not undone there, since a plugin's thread may print until
+    the process ends. What is returned undoes it.
+    """
+    before, number, kept = sys.stdout, -1, -1
+    with suppress(OSError, ValueError):  # no file, as in tests, or stderr is closed
+        before.flush()
+        number, kept = before.fileno(), os.dup(before.fileno())
+        os.dup2(sys.stderr.fileno(), number)
+    if kept >= 0:
+        _stdout.set(os.fdopen(kept, "w", encoding=before.encoding, errors=before.errors))
+    sys.stdout = sys.stderr
+
+    def undo() -> None:
+        sys.stdout = before
+        if kept >= 0:
+            os.dup2(kept, number)
+        _stdout.set(before)
+
+    return undo
+
+
+@contextmanager
+def _saying_what_hangs() -> Iterator[None]:
+    """Say where the plugins are if they take long to load: nothing else would show that one hangs."""
+
+    def on_alarm(_: int, frame: FrameType | None) -> None:
+        text = f"geckosched: still loading plugins after {_PATIENCE} s: {_place_in_plugin(frame)}; Ctrl-C ends this\\n"
+        with suppress(OSError):  # not `_say`: the plugin may be in the middle of a print
+            os.write(2, text.encode())
+
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _place_in_plugin(frame: FrameType | None) -> str:
+    """Return the line of plugin code that the core called, and that calls whatever runs now."""
+    library = str(Path(os.__file__).parent)
+    ours = (pluggy.__path__[0], "<frozen")
+    called = itertools.takewhile(lambda step: step[0].f_code.co_filename != core.__file__, traceback.walk_stack(frame))
+    steps = [(step.f_code.co_filename, line) for step, line in called]
+    theirs = [
+        f"{file}:{line}"
+        for file, line in steps
+        if not file.startswith(ours) and ("site-packages" in file or not file.startswith(library))
+    ]
+    return theirs[-1] if theirs else "between two plugins"
 
 
 def _plugin_commands(word: str, ours: Sequence[str]) -> TyperGroup:
     """Return what the plugin called `word` adds by `register_commands(app)`, to a typer app of its own: a plugin can
     replace neither our commands nor another plugin's."""
-    registry = _load(load_configuration()).registry
+    undo = _divert_stdout()
+    try:
+        registry = _load(load_configuration()).registry
+    finally:
+        undo()
     plugin = registry.plugins.get(word)
     if plugin is None:
         known = [*ours, *registry.plugins]
@@ -473,25 +738,36 @@ _COLOURS = {
 
 
 def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2))
+    _put(json.dumps(value, indent=2))
+
+
+def _print_status(found: Status, reasons: Mapping[str, str], now: datetime) -> None:
+    broken = [plugin for plugin in found.plugins if not plugin.ok]
+    _print_scheduler(found.scheduler, now)
+    _print_jobs(found.jobs, now, led=_is_led(found), reasons=reasons, broken={plugin.name for plugin in broken})
+    for plugin in broken:
+        _put(f"plugin {plugin.name} is broken: {_clean(plugin.error or '')}")
 
 
 def _print_scheduler(info: SchedulerInfo, now: datetime) -> None:
     running = info.state is not SchedulerState.STOPPED
     who = f", process {info.pid} on {info.host}, started {_fully(info.started_at, now)}" if running else ""
-    typer.echo(f"scheduler  {info.state}{who}")
+    _put(f"scheduler  {info.state}{who}")
     if info.heartbeat_at is not None:
-        typer.echo(f"heartbeat  {_fully(info.heartbeat_at, now)}")
-    typer.echo(f"database   {info.database}{'' if Path(info.database).exists() else ' (not there yet)'}")
+        _put(f"heartbeat  {_fully(info.heartbeat_at, now)}")
+        if _silence(info, now):
+            _put(f"  stale: {_HANGS}")
+    _put(f"database   {info.database}{'' if Path(info.database).exists() else ' (not there yet)'}")
 
 
 def _print_jobs(
-    jobs: Sequence[JobStatus], now: datetime, *, led: bool = True, reasons: Mapping[str, str] | None = None
-) -> None:
+    jobs: Sequence[JobStatus], now: datetime, *, led: bool = True, reasons: Mapping[str, str] | None = None,
+    broken: Collection[str] = (),
+) -> None:  # fmt: skip
     if not jobs:
-        typer.echo("\nno jobs yet: geckosched run schedules what the plugins bring")
+        _put("\nno jobs yet: geckosched run schedules what the plugins bring")
         return
-    typer.echo("")
+    _put("")
     headers = ["JOB", "HEALTH", "LAST (UTC)", "NEXT (UTC)", ">RUNS", ">ERRORS"]
     rows = [
         [job.job_id, job.health, _briefly(job.last_started_at, now), _next(job, now, led), str(job.runs),
@@ -502,7 +778,7 @@ def _print_jobs(
         headers.append(">LOST")
         for row, job in zip(rows, jobs, strict=True):
             row.append(str(job.lost))
-    notes = {index: _note_of_job(job, led, (reasons or {}).get(job.job_id)) for index, job in enumerate(jobs)}
+    notes = {index: _note_of_job(job, led, (reasons or {}).get(job.job_id), broken) for index, job in enumerate(jobs)}
     _print_table(headers, rows, notes)
 
 
@@ -515,15 +791,17 @@ def _next(job: JobStatus, now: datetime, led: bool) -> str:
     return f"overdue {job.next_run_at:%H:%M}" if overdue else _briefly(job.next_run_at, now)
 
 
-def _note_of_job(job: JobStatus, led: bool = True, reason: str | None = None) -> str:
-    """Say what is not as it should be with a job's last run and its breaker."""
+def _note_of_job(job: JobStatus, led: bool = True, reason: str | None = None, broken: Collection[str] = ()) -> str:
+    """Say what is not as it should be with a job's last run, its breaker and its life."""
     outcome, said = job.last_outcome, []
     if outcome in (Outcome.FAILED, Outcome.TIMED_OUT):
         said.append(f"{outcome}: {job.last_error}" if job.last_error else outcome)
     elif outcome not in (None, Outcome.SUCCEEDED):
         said.append(f"{outcome}: {reason}" if reason else outcome)
     if job.breaker is not BreakerState.CLOSED:
-        said.insert(0, f"breaker {job.breaker.replace('_', ' ')}")
+        said.insert(0, f"breaker {_words(job.breaker)}")
+    elif job.health is Health.UNHEALTHY and job.plugin not in broken:  # broken plugins are said below the table
+        said.insert(0, _NO_SIGN)
     if job.running_for is not None and not led:
         said.insert(0, _GONE)
     return _clean("; ".join(said))
@@ -538,19 +816,46 @@ def _print_job(job: JobStatus, found: Status, reasons: Mapping[str, str], now: d
     if reason := reasons.get(job.job_id):
         instead["last_outcome"] = f"{job.last_outcome}: {reason}"
     _print_details(job, now, instead, _because(job, found))
+    if silence := _silence(found.scheduler, now):
+        _put(f"scheduler: {silence}")
 
 
-def _because(job: JobStatus, found: Status) -> str:
-    """Say why a job is degraded or unhealthy, as far as its status shows it."""
-    if job.health not in (Health.DEGRADED, Health.UNHEALTHY):
-        return ""
+def _will_run(job: JobStatus, found: Status) -> str:
+    """Say when a job runs next, or what keeps it from running."""
+    now, led = datetime.now(UTC), _is_led(found)
+    runs_now = led and job.running_for is not None
+    if not _is_active(job):
+        waits = f"its slots wait for geckosched enable {job.job_id}"
+        return f"{waits}; the run in progress goes on" if runs_now else waits
+    if runs_now:
+        said = "it runs at this moment"
+    elif not led:
+        said = "it runs when a scheduler is started"
+    elif job.next_run_at is None or job.next_run_at <= now:
+        said = "next run as soon as it can"
+    else:
+        moment = f"{job.next_run_at:%H:%M}" if job.next_run_at - now < timedelta(days=1) else f"{job.next_run_at:%m-%d}"
+        said = f"next run {_in_words(job.next_run_at, now)} ({moment} UTC)"
+    return "; ".join([said, *_ailments(job, found)])
+
+
+def _ailments(job: JobStatus, found: Status) -> list[str]:
+    """Return what keeps a job from running as it should."""
     said = [f"plugin {each.name} is broken" for each in found.plugins if each.name == job.plugin and not each.ok]
     if job.breaker is BreakerState.OPEN:
         said.append(f"breaker open{'' if job.retry_at is None else f' until {job.retry_at:%Y-%m-%d %H:%M:%S} UTC'}")
     elif job.breaker is BreakerState.HALF_OPEN:
         said.append("breaker half open, one run is the probe")
     if not said and job.health is Health.UNHEALTHY:
-        said.append("no sign of life for three intervals, or runs that hang")
+        said.append(_NO_SIGN)
+    return said
+
+
+def _because(job: JobStatus, found: Status) -> str:
+    """Say why a job is degraded or unhealthy, as far as its status shows it."""
+    if job.health not in (Health.DEGRADED, Health.UNHEALTHY):
+        return ""
+    said = _ailments(job, found)
     if job.consecutive_errors:
         said.append(f"{_count(job.consecutive_errors, 'error')} in a row")
     if job.lost:
@@ -561,9 +866,48 @@ def _because(job: JobStatus, found: Status) -> str:
     return "; ".join(said)
 
 
+def _show_plugins(found: Sequence[PluginStatus], not_scheduled: Mapping[str, str], as_json: bool) -> None:
+    if as_json:
+        _print_json([each.as_dict() for each in found])
+    elif not found:
+        _put("no plugins: install one beside geckosched, or name a file in [plugins] load")
+    else:
+        _print_plugins(found, not_scheduled)
+
+
+def _print_plugins(found: Sequence[PluginStatus], not_scheduled: Mapping[str, str]) -> None:
+    """Print a row for each collector, the first with its plugin, and below the last what is wrong with the plugin."""
+    rows: list[tuple[str, str, str]] = []
+    notes: dict[int, str] = {}
+    for plugin in found:
+        name, version = plugin.name, plugin.version or "-"
+        if plugin.distribution is not None:
+            version += f" ({plugin.distribution})"
+        for each in plugin.collectors or ("-",):
+            if each in not_scheduled:
+                notes[len(rows)] = f"not scheduled: {each} {_with_place(each, not_scheduled[each])}"
+            rows.append((name, version, each))
+            name = version = ""
+        if plugin.error:
+            what = "" if plugin.error == _NOT_LOADED else "a hook failed: " if plugin.ok else "broken: "
+            others = notes.get(len(rows) - 1)
+            notes[len(rows) - 1] = "; ".join(filter(None, (others, what + _clean(plugin.error))))
+    _print_table(("NAME", "VERSION", "COLLECTORS"), rows, notes)
+
+
+def _print_left_out(configuration: Configuration) -> None:
+    """Say which installed plugins were not loaded because somebody said so."""
+    installed, only = installed_plugins(), configuration.only_plugins
+    disabled = [name for name in installed if name in configuration.disable]
+    others = [name for name in installed if only is not None and name not in (*only, *disabled)]
+    for reason, names in (("disabled by [plugins] disable", disabled), ("not in GECKOSCHED_LOAD_PLUGINS", others)):
+        if names:
+            _put(f"{reason}: {', '.join(names)}")
+
+
 def _print_runs(runs: Sequence[Run], now: datetime, orphans: Collection[int] = ()) -> None:
     if not runs:
-        typer.echo("no runs")
+        _put("no runs")
         return
     rows = [
         (str(each.id), each.job_id, _outcome(each, orphans), _briefly(each.started_at, now), _seconds(each.seconds),
@@ -593,12 +937,12 @@ def _print_details(record: JobStatus | Run, now: datetime, instead: Mapping[str,
     width = max(map(len, fields)) + 2
     for name, value in fields.items():
         if name not in long:
-            typer.echo(f"{name.replace('_', ' '):{width}}{_show(value, now)}")
+            _put(f"{name.replace('_', ' '):{width}}{_show(value, now)}")
         if name == "health" and because:
-            typer.echo(f"{'because':{width}}{because}")
+            _put(f"{'because':{width}}{because}")
     for name, value in long.items():
         lines = (_printable(line).rstrip() for line in value.splitlines())
-        typer.echo("\n  ".join([f"{name.replace('_', ' ')}:", *lines]))
+        _put("\n  ".join([f"{name.replace('_', ' ')}:", *lines]))
 
 
 def _show(value: object, now: datetime) -> str:
@@ -626,9 +970,9 @@ def _print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], notes: M
     for index, row in enumerate([titles, *rows], start=-1):
         cells = zip(row, widths, numbers, strict=True)
         text = gap.join(cell.rjust(width) if number else cell.ljust(width) for cell, width, number in cells)
-        typer.echo(text.rstrip())
+        _put(text.rstrip())
         if note := notes.get(index):
-            typer.echo(f"  {note}")
+            _put(f"  {note}")
 
 
 def _print_rich_table(
@@ -645,9 +989,10 @@ def _print_rich_table(
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    stream = _stdout.get(sys.stdout)
+    console = Console(file=stream, highlight=False)
     gap = _gap(widths, console.width)
-    whole = Console(highlight=False, width=max(console.width, sum(widths) + gap * len(widths)))
+    whole = Console(file=stream, highlight=False, width=max(console.width, sum(widths) + gap * len(widths)))
 
     def new_table(*, header: bool) -> Table:
         table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), show_header=header, header_style="bold")
@@ -672,7 +1017,11 @@ def _gap(widths: Sequence[int], wide: int) -> int:
 
 
 def _is_terminal() -> bool:
-    return sys.stdout.isatty()
+    return _stdout.get(sys.stdout).isatty()
+
+
+def _words(state: BreakerState) -> str:
+    return state.replace("_", " ")
 
 
 def _result(run: Run) -> str:
