@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.benchmarks.measurements import Sizes, a_store, await_runs, one_row, with_jobs
 
-SHOWN = 25  # functions of each thread
+SHOWN = 30  # lines of each loop
 
 
 def profile_burst(sizes: Sizes) -> str:
@@ -32,13 +32,15 @@ def profile_burst(sizes: Sizes) -> str:
 
 
 def table(stacks: list[str]) -> str:
-    """Count samples, `thread;frame;...;frame count` a line, by loop and function: with what it calls, and its own."""
+    """Count samples, `thread;frame;...;frame count` a line, by loop and line of code; its own and with calls."""
     whole: dict[str, Counter[str]] = defaultdict(Counter)
     own: dict[str, Counter[str]] = defaultdict(Counter)
     for line in stacks:
         stack, _, count = line.rpartition(" ")
         thread, *frames = stack.split(";")
-        loop = thread.rpartition("geckosched-")[2].rstrip('"') if "geckosched-" in thread else "others"
+        if not frames:
+            continue
+        loop = thread.rpartition("geckosched-")[2] if "geckosched-" in thread else "others"
         own[loop][frames[-1]] += int(count)
         for frame in set(frames):
             whole[loop][frame] += int(count)
