@@ -2020,8 +2020,8 @@ def _run_of(row: sqlite3.Row) -> Run:
 
 
 class Message:
-    """Something for the writer. Each is written in a savepoint of its own, so that one that SQLite refuses fails alone;
-    `done` or `refused` is called when the group is committed."""
+    """Something for the writer. One that SQLite refuses fails alone, whatever it had written; `done` or `refused` is
+    called when the group is committed."""
 
     __slots__ = ()
 
@@ -2105,8 +2105,10 @@ class Writer:
         try:
             with self.at_rest:
                 try:
-                    while not self._transaction(refused):
+                    if not self._transaction(refused, savepoints=False):
                         self._roll_back()
+                        while not self._transaction(refused, savepoints=True):
+                            self._roll_back()
                 except sqlite3.Error:
                     self._roll_back()
                     raise
@@ -2126,14 +2128,16 @@ class Writer:
             else:
                 message.refused(found)
 
-    def _transaction(self, refused: dict[int, BaseException]) -> bool:
-        """Write the group in one transaction; False if a refused message took the whole transaction with it."""
+    def _transaction(self, refused: dict[int, BaseException], *, savepoints: bool) -> bool:
+        """Write the group in one transaction; False if a refused message took the whole transaction with it, as each
+        does that has no savepoint. They are half of the statements and hardly ever needed, so first it goes without."""
         execute = self.connection.execute
         execute("BEGIN IMMEDIATE")
         for message in self._group:
             if id(message) in refused:
                 continue
-            execute("SAVEPOINT message")
+            if savepoints:
+                execute("SAVEPOINT message")
             try:
                 message.write(self)
             except (Exception, Signal) as error:
@@ -2141,10 +2145,11 @@ class Writer:
                     raise
                 refused[id(message)] = error
                 self._statements.clear()  # what this message created or altered is gone again
-                if not self.connection.in_transaction:
+                if not savepoints or not self.connection.in_transaction:
                     return False
                 execute("ROLLBACK TO message")
-            execute("RELEASE message")
+            if savepoints:
+                execute("RELEASE message")
         execute("COMMIT")
         return True
 
