@@ -13,6 +13,7 @@ import pytest
 from geckosched import Batch, Budget, Outcome, RunContext, SchedulerClosed, SkipRun, UnknownJob, collector, to_text
 from geckosched.testing import FakeClock
 from tests.conftest import NewScheduler
+from tests.shell import daemon, geckosched, runs_of_store
 
 
 def dump(path: Path) -> list[str]:
@@ -145,3 +146,46 @@ def test_an_unknown_job(new_scheduler: NewScheduler) -> None:
     scheduler.register_collector(counter)
     with pytest.raises(UnknownJob, match='did you mean "counter"'):
         scheduler.dry_run("cuonter")
+
+
+# -- the command
+
+
+@pytest.mark.usefixtures("site")
+def test_the_command_shows_it_and_stores_nothing() -> None:
+    """`trigger --dry-run`: outcome, batches, calls and cursor on stdout, exit 0; nothing of it in the store."""
+    ended = geckosched("trigger", "tick", "--dry-run")
+    assert (ended.code, ended.err) == (0, "dry run of tick: nothing of it is stored but its calls\n")
+    assert ended.out.startswith("tick: succeeded, would store 1 row, 0 calls in ")
+    assert "\nticks: 1 row, 1 new or changed by n, update\n  n=1\n" in ended.out
+    assert ended.out.endswith('\nstate {"n": 1}\n')
+    assert runs_of_store("tick") == []
+    shown = json.loads(geckosched("trigger", "tick", "--dry-run", "--json").out)
+    assert list(shown) == ["run", "batches", "losses", "state"]
+    assert shown["batches"][0] == {
+        "table": "ticks", "pk": ["n"], "on_conflict": "update", "rows": [{"n": 1}], "changed": 1
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("site")
+def test_the_command_fails_as_the_run_does() -> None:
+    """Exit 1 for a failed run, with its traceback; 2 for an unknown job and for --no-wait."""
+    failed = geckosched("trigger", "broken", "--dry-run")
+    assert failed.code == 1
+    assert failed.out.startswith("broken: failed, would store 0 rows, 0 calls in ")
+    assert 'raise ValueError("no such' in failed.out
+    unknown = geckosched("trigger", "tock", "--dry-run")
+    assert (unknown.code, unknown.out) == (2, "")
+    assert 'did you mean "tick"' in unknown.err
+    both = geckosched("trigger", "tick", "--dry-run", "--no-wait")
+    assert (both.code, both.out) == (2, "")
+    assert "it doesn't go with --no-wait" in both.err
+
+
+@pytest.mark.usefixtures("site")
+def test_the_command_needs_that_nobody_leads() -> None:
+    """Beside a leader it is refused, exit 1, and says whose jobs they are."""
+    with daemon() as leader:
+        refused = geckosched("trigger", "tick", "--dry-run")
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.startswith(f"geckosched: process {leader.pid} runs the jobs of ")
