@@ -66,6 +66,7 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -1598,7 +1599,8 @@ class CollectorRegistry:
     neither the host nor another plugin, so one at a time is loaded, checked and called (trap 6), and what doesn't come
     back from its import or its `register_collectors` within `patience` seconds is given up."""
 
-    patience = 30.0
+    patience = 60.0
+    warn_after = 5.0  # seconds
 
     def __init__(self) -> None:
         self.plugins: dict[str, PluginStatus] = {}
@@ -1672,13 +1674,17 @@ class CollectorRegistry:
 
     def _register(self, name: str, load: Callable[[], Any], settings: Mapping[str, Any],
                   brought: dict[str, Any]) -> None:
-        plugin = self._wait_for("its import", load)
+        plugin = self._wait_for(name, "its import", load)
         if isinstance(plugin, type):
-            plugin = self._wait_for("its making", lambda: cast(Any, plugin)(settings))
+            plugin = self._wait_for(name, "its making", lambda: cast(Any, plugin)(settings))
         self._manager.register(plugin, name)
         self._manager.check_pending()
-        if not self._manager.get_hookcallers(plugin):
+        hooks = [hook.name for hook in self._manager.get_hookcallers(plugin) or ()]
+        if not hooks:
             raise PluginError("it has no hooks: is @hookimpl missing on register_collectors?")
+        for hook in hooks:
+            if inspect.iscoroutinefunction(getattr(plugin, hook, None)):
+                raise PluginError(f"{hook} is async, allowed are plain functions and methods")
 
         def register(made: Any) -> None:
             collector_name = check_collector(made)
@@ -1687,16 +1693,23 @@ class CollectorRegistry:
                 raise PluginError(f'collector name "{collector_name}" is taken by plugin {owner}')
             brought[collector_name] = made
 
-        hook = "register_collectors"
-        self._wait_for(hook, lambda: self.call(name, hook, register=register, settings=settings))
+        def ask() -> None:
+            self.call(name, "register_collectors", register=register, settings=settings)
 
-    def _wait_for(self, what: str, call: Callable[[], Any]) -> Any:
+        self._wait_for(name, "register_collectors", ask)
+
+    def _wait_for(self, plugin: str, what: str, call: Callable[[], Any]) -> Any:
         """Call plugin code on a daemon thread and wait for it, but not for ever. Raises what it raised."""
         answer = Inbox()
-        threading.Thread(target=lambda: answer.put(_guard(call)), name=f"geckosched-plugin-{what}", daemon=True).start()
-        answer.wait(self.patience)
+        thread = threading.Thread(target=lambda: answer.put(_guard(call)), name=f"geckosched-load-{plugin}")
+        thread.daemon = True
+        thread.start()
+        answer.wait(min(self.warn_after, self.patience))
+        if not answer:
+            log.warning("plugin %s: %s takes long%s", plugin, what, _whereabouts(thread))
+            answer.wait(self.patience - self.warn_after)
         if not (answers := answer.drain()):
-            raise PluginError(f"{what} has not returned for {self.patience:g} s")
+            raise PluginError(f"{what} has not returned for {self.patience:g} s{_whereabouts(thread)}")
         made, error = answers[0]
         if error is not None:
             raise error
@@ -1704,9 +1717,11 @@ class CollectorRegistry:
 
 
 def _join(thread: threading.Thread, until: float, hurry: threading.Event) -> None:
-    """Wait for a thread to end, `until` then (time.monotonic) or until there is a `hurry`."""
-    while thread.is_alive() and (left := until - time.monotonic()) > 0 and not hurry.is_set():
-        thread.join(min(0.1, left))
+    """Wait for a thread to end, `until` then (time.monotonic) or until there is a `hurry`. The caller may be that
+    thread: a hook that stops the scheduler."""
+    if thread is not threading.current_thread():
+        while thread.is_alive() and (left := until - time.monotonic()) > 0 and not hurry.is_set():
+            thread.join(min(0.1, left))
 
 
 class Hooks:
@@ -1812,10 +1827,20 @@ def _origin(error: BaseException) -> str:
     """Return where in the plugin an error arose: ` (weather.py:4)`; nothing for errors of ours."""
     while isinstance(error, PluginError) and error.__cause__ is not None:
         error = error.__cause__
+    return _place(traceback.walk_tb(error.__traceback__))
+
+
+def _whereabouts(thread: threading.Thread) -> str:
+    """Return where in the plugin a thread is now, as `_origin` does."""
+    return _place(reversed(list(traceback.walk_stack(sys._current_frames().get(thread.ident or 0)))))
+
+
+def _place(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """Return the last place that is in a plugin: neither ours nor the standard library's."""
     others = (__file__, pluggy.__path__[0], "<frozen")
     library = Path(os.__file__).parent
-    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    theirs = [(file, line) for file, line in frames if not file.startswith(others)
+    places = [(frame.f_code.co_filename, line) for frame, line in frames]
+    theirs = [(file, line) for file, line in places if not file.startswith(others)
               and (library not in Path(file).parents or "site-packages" in file)]
     return f" ({Path(theirs[-1][0]).name}:{theirs[-1][1]})" if theirs else ""
 

@@ -406,7 +406,9 @@ def test_stop_lets_the_hooks_hear_the_last_run(new_scheduler: NewScheduler) -> N
 
 
 @pytest.mark.hangs
-def test_a_plugin_that_hangs_while_it_registers_is_given_up(new_scheduler: NewScheduler) -> None:
+def test_a_plugin_that_hangs_while_it_registers_is_given_up(
+    new_scheduler: NewScheduler, caplog: pytest.LogCaptureFixture
+) -> None:
     """`register_collectors` that doesn't come back makes its plugin broken, and what it registers later is not used."""
     go_on, registered = threading.Event(), threading.Event()
 
@@ -418,13 +420,43 @@ def test_a_plugin_that_hangs_while_it_registers_is_given_up(new_scheduler: NewSc
             registered.set()
 
     scheduler = new_scheduler()
-    scheduler.registry.patience = 0.1
-    with pytest.raises(PluginError, match=r"plugin hanging: .*register_collectors has not returned for 0.1 s"):
+    scheduler.registry.patience, scheduler.registry.warn_after = 0.1, 0.05
+    said = r"register_collectors has not returned for 0.1 s \(test_hooks.py:\d+\)"
+    with pytest.raises(PluginError, match=f"plugin hanging: .*{said}"):
         scheduler.add_plugin(Hanging(), "hanging")
+    assert "plugin hanging: register_collectors takes long (test_hooks.py:" in caplog.text
     go_on.set()
     assert registered.wait(10)
     assert "late" not in scheduler.registry.collectors
     assert not scheduler.registry.plugins["hanging"].ok
+
+
+def test_a_hook_may_stop_the_scheduler(new_scheduler: NewScheduler) -> None:
+    """`stop` from a hook's own thread ends the scheduler as from any other."""
+    scheduler, stopped = new_scheduler(), threading.Event()
+
+    class Fuse:
+        @hookimpl
+        def run_finished(self) -> None:
+            scheduler.stop(2)
+            stopped.set()
+
+    scheduler.register_collector(job("one", lambda _: None))
+    scheduler.add_plugin(Fuse())
+    scheduler.start()
+    assert stopped.wait(10)
+    assert scheduler.state == "stopped"
+
+
+def test_an_async_hook_is_refused_in_words(new_scheduler: NewScheduler) -> None:
+    """A coroutine would never be awaited, so its plugin is broken, and it says why."""
+
+    class Async:
+        @hookimpl
+        async def run_finished(self, run: Run) -> None: ...
+
+    with pytest.raises(PluginError, match="run_finished is async, allowed are plain functions and methods"):
+        new_scheduler().add_plugin(Async(), "async")
 
 
 def test_a_plugin_added_while_running_is_told_from_then_on(new_scheduler: NewScheduler) -> None:
