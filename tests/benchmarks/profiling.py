@@ -27,8 +27,9 @@ def profile_burst(sizes: Sizes) -> str:
     with tempfile.TemporaryDirectory() as directory:
         stacks = Path(directory) / "stacks"
         sampled = [sys.executable, "-m", "tests.benchmarks.profiling", str(sizes.burst)]
-        subprocess.run([spy, "record", "--rate", "500", "--threads", "--gil", "--format", "raw", "--output", str(stacks), "--",
-                        *sampled], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        options = ["--rate", "500", "--threads", "--gil", "--format", "raw", "--output", str(stacks)]
+        subprocess.run([spy, "record", *options, "--", *sampled], check=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
         return table(stacks.read_text(encoding="utf-8").splitlines())
 
 
