@@ -38,6 +38,7 @@ import copy
 import dataclasses
 import difflib
 import fcntl
+import functools
 import hashlib
 import heapq
 import importlib
@@ -382,7 +383,13 @@ def to_text(moment: int) -> str:
     >>> to_text(1_795_448_734_123_456)
     '2026-11-23T15:45:34.123456Z'
     """
-    return (_EPOCH + timedelta(microseconds=moment)).isoformat(timespec="microseconds") + "Z"
+    seconds, microseconds = divmod(moment, SECOND)
+    return f"{_second_text(seconds)}.{microseconds:06d}Z"
+
+
+@functools.lru_cache(maxsize=256)  # a run writes eight moments, most of them of this second
+def _second_text(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat()
 
 
 def from_text(text: str) -> int:
