@@ -3255,7 +3255,9 @@ class Ticker:
         if job.gone:
             return
         job.next = planned
-        self._timetable.set_due(job.slot, None if planned is None or job.dormant else planned.due)
+        due = None if planned is None or job.dormant else planned.due
+        if due != job.slot.due:  # else it stands in the timetable already: a run that ends mostly moves nothing
+            self._timetable.set_due(job.slot, due)
 
     def _plan_first(self, job: Job, row: sqlite3.Row | None, now: int) -> None:
         """Decide the first run after a start: what the breaker waits for, an interrupted run, a job that never ran, a
