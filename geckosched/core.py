@@ -38,6 +38,7 @@ import copy
 import dataclasses
 import difflib
 import fcntl
+import functools
 import hashlib
 import heapq
 import importlib
@@ -416,7 +417,13 @@ def to_text(moment: int) -> str:
     >>> to_text(1_795_448_734_123_456)
     '2026-11-23T15:45:34.123456Z'
     """
-    return (_EPOCH + timedelta(microseconds=moment)).isoformat(timespec="microseconds") + "Z"
+    seconds, microseconds = divmod(moment, SECOND)
+    return f"{_second_text(seconds)}.{microseconds:06d}Z"
+
+
+@functools.lru_cache(maxsize=256)  # a run writes eight moments, most of them of this second
+def _second_text(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat()
 
 
 def from_text(text: str) -> int:
@@ -3684,7 +3691,9 @@ class Ticker:
         if job.gone:
             return
         job.next = planned
-        self._timetable.set_due(job.slot, None if planned is None or job.dormant else planned.due)
+        due = None if planned is None or job.dormant else planned.due
+        if due != job.slot.due:  # else it stands in the timetable already: a run that ends mostly moves nothing
+            self._timetable.set_due(job.slot, due)
 
     def _plan_first(self, job: Job, row: sqlite3.Row | None, now: int) -> None:
         """Decide the first run after a start: what the breaker waits for, an interrupted run, a job that never ran, a

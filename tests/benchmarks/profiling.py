@@ -1,7 +1,8 @@
 """Where the time of a burst goes, by thread: `python -m tests.benchmarks --profile`.
 
 A sampling profiler outside the process (py-spy, to be installed by hand) slows nothing down and sees all threads;
-cProfile sees one, and doubles what short functions cost.
+cProfile sees one, and doubles what short functions cost. Counted is who holds the interpreter's lock: Python code, not
+SQLite at work, and nobody who waits. (What each loop costs with SQLite is among the burst's figures.)
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ def profile_burst(sizes: Sizes) -> str:
     with tempfile.TemporaryDirectory() as directory:
         stacks = Path(directory) / "stacks"
         sampled = [sys.executable, "-m", "tests.benchmarks.profiling", str(sizes.burst)]
-        subprocess.run([spy, "record", "--rate", "500", "--threads", "--format", "raw", "--output", str(stacks), "--",
-                        *sampled], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        options = ["--rate", "500", "--threads", "--gil", "--format", "raw", "--output", str(stacks)]
+        subprocess.run([spy, "record", *options, "--", *sampled], check=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
         return table(stacks.read_text(encoding="utf-8").splitlines())
 
 
