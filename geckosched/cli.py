@@ -677,7 +677,7 @@ def _saying_what_hangs() -> Iterator[None]:
     """Say where the plugins are if they take long to load: nothing else would show that one hangs."""
 
     def on_alarm(_: int, frame: FrameType | None) -> None:
-        text = f"geckosched: still loading plugins after {_PATIENCE} s: {_place_in_plugin(frame)}; Ctrl-C ends this\\n"
+        text = f"geckosched: still loading plugins after {_PATIENCE} s: {_place_in_plugin(frame)}; Ctrl-C ends this\n"
         with suppress(OSError):  # not `_say`: the plugin may be in the middle of a print
             os.write(2, text.encode())
 
