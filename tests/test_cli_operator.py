@@ -7,7 +7,10 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -146,9 +149,19 @@ def test_nothing_that_a_plugin_prints_gets_into_our_data() -> None:
     assert "in a run" in ran.err
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.usefixtures("site")
+def test_streams_may_be_closed(closed: str) -> None:
+    """As some services start their children: the command does what it does, with 0 and no traceback."""
+    command = f"exec {shlex.quote(sys.executable)} -m geckosched plugins {closed}"
+    ended = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ("fake" in ended.stdout) is (closed == "2>&-")
+
+
 @pytest.mark.usefixtures("site")
 def test_a_plugins_own_command_still_prints_to_stdout() -> None:
-    """Only while plugins are loaded is their output kept apart; with a reader that is gone nobody is bothered."""
+    """Only while plugins are loaded is their output kept apart."""
     Path("noisy.py").write_text("print('at import')\n" + PLUGIN.replace('"', "'"), encoding="utf-8")
     configure('[plugins]\nload = ["noisy.py"]\ndisable = ["fake"]')
     hello = geckosched("noisy", "hello")
