@@ -681,7 +681,7 @@ def _divert_stdout() -> Callable[[], None]:
     the process ends. What is returned undoes it.
     """
     before, number, kept = sys.stdout, -1, -1
-    with suppress(OSError, ValueError):  # no file, as in tests, or stderr is closed
+    with suppress(OSError, ValueError):  # no file, as in tests
         before.flush()
         number, kept = before.fileno(), os.dup(before.fileno())
         os.dup2(sys.stderr.fileno(), number)
@@ -703,7 +703,7 @@ def _saying_what_hangs() -> Iterator[None]:
     """Say where the plugins are if they take long to load: nothing else would show that one hangs."""
 
     def on_alarm(_: int, frame: FrameType | None) -> None:
-        text = f"geckosched: still loading plugins after {_PATIENCE} s: {_place_in_plugin(frame)}; Ctrl-C ends this\\n"
+        text = f"geckosched: still loading plugins after {_PATIENCE} s: {_place_in_plugin(frame)}; Ctrl-C ends this\n"
         with suppress(OSError):  # not `_say`: the plugin may be in the middle of a print
             os.write(2, text.encode())
 
@@ -1135,6 +1135,7 @@ def _printable(text: str) -> str:
 def main() -> NoReturn:
     """Run the command line and leave by `os._exit`: a collector that hangs, or a thread that a plugin left behind, must
     not keep the process (trap 26)."""
+    _open_closed_streams()
     signal.signal(signal.SIGTERM, _on_sigterm)
     code: object = FAILED
     try:
@@ -1148,6 +1149,15 @@ def main() -> NoReturn:
         with suppress(OSError, ValueError):  # nobody reads any more
             stream.flush()
     os._exit(code if isinstance(code, int) else FAILED)
+
+
+def _open_closed_streams() -> None:
+    """Put what was closed (`geckosched status >&-`) on the null device: no file may get the number of a stream."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def _on_sigterm(*_: object) -> NoReturn:

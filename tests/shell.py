@@ -78,8 +78,7 @@ slow = true
 
 
 def make_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make and return a folder of installed packages that holds the plugin `fake`; the working directory is an empty one
-    beside it."""
+    """Make a folder of installed packages that holds the plugin `fake`; the working directory is another, empty one."""
     site = tmp_path / "site"
     info = site / "geckosched_fake-1.2.dist-info"
     info.mkdir(parents=True)
@@ -119,6 +118,17 @@ def finish(process: subprocess.Popen[str]) -> Ended:
 
 def geckosched(*arguments: str) -> Ended:
     return finish(start(*arguments))
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    """Wait for the first line of a process's stderr."""
+    assert process.stderr is not None
+    patience = threading.Timer(60, process.kill)
+    patience.start()
+    try:
+        return process.stderr.readline()
+    finally:
+        patience.cancel()
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 30) -> Any:
