@@ -507,6 +507,7 @@ def _microseconds(seconds: float) -> int:
     return round(max(0.0, min(float(seconds), _LONGEST / SECOND)) * SECOND)
 
 
+@functools.lru_cache(maxsize=256)  # a hundred thousand jobs have a handful of intervals
 def format_duration(microseconds: int) -> str:
     """Write a duration as text that `parse_duration` reads: `format_duration(5_400_000_000)` is "1h30m"."""
     rest, text = microseconds, ""
@@ -3018,6 +3019,7 @@ class Ticker:
         self._momentary = momentary
         self._only = only
         self._catchup = lead.config.catchup == "latest"
+        self._delays = [parse_duration(d) for d in (lead.config.error_recovery_delay, lead.config.max_recovery_delay)]
         self._running: set[Execution] = set()
         self._queues: dict[_QueueKey, list[tuple[int, int, int, int, Job]]] = {}
         self._waiting = 0
@@ -3113,9 +3115,8 @@ class Ticker:
         if foreign:
             log.warning("job %s was of another collector: it starts anew", registration.job_id)
             row = None
-        config = self._lead.config
-        delays = parse_duration(config.error_recovery_delay), parse_duration(config.max_recovery_delay)
-        job = Job(registration, Breaker(registration.max_consecutive_errors, *delays), registration.enabled)
+        breaker = Breaker(registration.max_consecutive_errors, *self._delays)
+        job = Job(registration, breaker, registration.enabled)
         job.slot = self._timetable.add(registration.grid, lambda due: self._on_due(job, due))
         left_out = self._only is not None and registration.job_id not in self._only
         job.dormant = self._momentary or left_out or registration.collector is None
