@@ -550,6 +550,7 @@ def _microseconds(seconds: float) -> int:
     return round(max(0.0, min(float(seconds), _LONGEST / SECOND)) * SECOND)
 
 
+@functools.lru_cache(maxsize=256)  # a hundred thousand jobs have a handful of intervals
 def format_duration(microseconds: int) -> str:
     """Write a duration as text that `parse_duration` reads: `format_duration(5_400_000_000)` is "1h30m"."""
     rest, text = microseconds, ""
@@ -1305,20 +1306,24 @@ def state_text(state: Any) -> str:
     """Return a job's cursor as JSON text. State that JSON would change raises YieldRefused naming the key."""
     if not isinstance(state, dict):
         raise YieldRefused(f"run.state: found {type(state).__name__}, allowed is a dict")
-    if _is_faithful(state):
-        return json.dumps(state, ensure_ascii=False)
+    if (text := _faithful_text(state)) is not None:
+        return text
     path, _ = _guard(lambda: _unfaithful(state))  # which may be deeper than Python goes
     raise YieldRefused(f"run.state{path or ''}: JSON would change it, allowed are dicts with text keys, "
                        "lists, text, finite numbers, bools and None")
 
 
-def _is_faithful(value: Any) -> bool:
-    def comes_back() -> bool:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        return bool(text.encode()) and bool(json.loads(text) == value)
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
-    same, error = _guard(comes_back)
-    return error is None and bool(same)
+
+def _faithful_text(value: Any) -> str | None:
+    """Return a value's JSON text; None if it would come back as something else."""
+    def text_that_comes_back() -> str | None:
+        text = _JSON.encode(value)
+        return text if text.encode() and json.loads(text) == value else None
+
+    text, error = _guard(text_that_comes_back)
+    return None if error is not None else text
 
 
 def _unfaithful(value: Any, path: str = "", inside: tuple[int, ...] = ()) -> str:
@@ -1331,10 +1336,10 @@ def _unfaithful(value: Any, path: str = "", inside: tuple[int, ...] = ()) -> str
         children = enumerate(value)
     for key, child in children:
         below = f"{path}[{key!r}]"
-        bad_key = isinstance(value, dict) and not (isinstance(key, str) and _is_faithful(key))
+        bad_key = isinstance(value, dict) and not (isinstance(key, str) and _faithful_text(key) is not None)
         if bad_key or id(child) in inside:
             return below
-        if not _is_faithful(child):
+        if _faithful_text(child) is None:
             return _unfaithful(child, below, inside) if isinstance(child, dict | list) else below
     return path
 
@@ -3433,6 +3438,7 @@ class Ticker:
         self._momentary = momentary
         self._only = only
         self._catchup = lead.config.catchup == "latest"
+        self._delays = [parse_duration(d) for d in (lead.config.error_recovery_delay, lead.config.max_recovery_delay)]
         self._running: set[Execution] = set()
         self._queues: dict[_QueueKey, list[tuple[int, int, int, int, Job]]] = {}
         self._waiting = 0
@@ -3528,9 +3534,8 @@ class Ticker:
         if foreign:
             log.warning("job %s was of another collector: it starts anew", registration.job_id)
             row = None
-        config = self._lead.config
-        delays = parse_duration(config.error_recovery_delay), parse_duration(config.max_recovery_delay)
-        job = Job(registration, Breaker(registration.max_consecutive_errors, *delays), registration.enabled)
+        breaker = Breaker(registration.max_consecutive_errors, *self._delays)
+        job = Job(registration, breaker, registration.enabled)
         job.slot = self._timetable.add(registration.grid, lambda due: self._on_due(job, due))
         left_out = self._only is not None and registration.job_id not in self._only
         job.dormant = self._momentary or left_out or registration.collector is None

@@ -183,7 +183,7 @@ def lateness(sizes: Sizes) -> Figures:
     with: a job's first run is that of its first slot. Lateness is `started_at` minus `scheduled_for`, from the rows,
     and once more as the collector sees it: when `collect` is called, after the commit of the run's row.
     """
-    for count in (sizes.few, sizes.many):
+    for count in sorted({sizes.few, sizes.many}):
         seen: list[float] = []
 
         @collector("late")
