@@ -35,25 +35,29 @@ from geckosched import (
 from geckosched.core import LeaderLock, from_datetime, from_text
 from tests.test_scheduler import until
 
-PLUGIN = '''
+PLUGIN = """
 from geckosched import Batch, collector, hookimpl
 
 def rows(run):
     yield Batch("collected", [{"job": run.job_id, "run_id": run.id, "slot": run.scheduled_for}])
 
+def slow(run):
+    yield from rows(run)
+    run.sleep(0.6)
+
 one = collector("one", every="1s")(rows)
-two = collector("two", every="1s")(rows)
+two = collector("two", every="1s")(slow)
 switched = collector("switched", every="1s")(rows)
 
 @collector("asked", every="1d")
 def asked(run):
-    """Runs when it is asked to."""
+    run.sleep(0.2)
 
 @hookimpl
 def register_collectors(register, settings):
     for each in (one, two, switched, asked):
         register(each)
-'''
+"""
 KILLS = 10
 
 
@@ -86,7 +90,8 @@ class House:
 
     def add(self) -> None:
         command = [sys.executable, "-m", "geckosched", "run"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with Path("said").open("ab") as said:
+            process = subprocess.Popen(command, stdout=said, stderr=said)
         self.processes[process.pid] = process
 
     def leader(self) -> int | None:
@@ -228,7 +233,7 @@ def test_the_leader_killed_ten_times(house: House) -> None:
             threading.Event().wait(moments.uniform(0.0, 0.7))
         before = len(sql("SELECT 1 FROM geckosched_runs WHERE job_id = 'one' AND outcome = 'succeeded'"))
         until(lambda: len(outside.get_runs("one", 10_000)) > before + 2, "the jobs go on")
-    assert house.end() == [0, 0, 0]
+    assert house.end() == [0, 0, 0], Path("said").read_text(encoding="utf-8")
     for asking in (triggers, switches, looks):
         assert asking.errors == []
         assert asking.count > KILLS
@@ -236,6 +241,7 @@ def test_the_leader_killed_ten_times(house: House) -> None:
     runs = outside.get_runs(limit=100_000)
     check_slots(runs)
     check_rows(runs)
+    assert any(run.outcome is Outcome.INTERRUPTED for run in runs), "the kills hit nothing"
     assert len(answered) > KILLS
     triggered = {run.id for run in runs if run.reason is Reason.TRIGGERED}
     assert sorted(run.id for run in answered) == sorted(triggered)
@@ -269,9 +275,8 @@ def test_a_leader_that_is_stopped_and_goes_on(house: House) -> None:
     until(lambda: len([run for run in outside.get_runs("one") if run.id > at_rest and run.outcome]) >= 3, "new runs")
     until(lambda: age() < 3, "a fresh heartbeat")
     assert house.leader() == leader
-    assert house.end() == [0, 0, 0]
+    assert house.end() == [0, 0, 0], Path("said").read_text(encoding="utf-8")
     runs = outside.get_runs(limit=1000)
     check_slots(runs)
     check_rows(runs)
-    assert [run.reason for run in runs if run.job_id == "one"].count(Reason.CATCHUP) == 1
     assert max(run.missed for run in runs if run.job_id == "one") >= 2
