@@ -35,8 +35,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from geckosched.testing import SpeedClock
 
 from .answers import Api, ApiError, Call, not_found
-from .market import Market, SyntheticMarket
+from .market import Market
 from .replay import ReplayMarket
+from .synthetic import BIRTHS, SyntheticMarket
 
 PREFIX = "/api/v2"
 REQUESTS_KEPT = 100_000
@@ -378,7 +379,8 @@ def _market(options: argparse.Namespace) -> tuple[Market, datetime]:
         replay = ReplayMarket(options.replay)
         return replay, options.start or datetime.fromtimestamp(replay.begins, UTC)
     start = options.start or datetime.now(UTC).replace(microsecond=0)
-    return SyntheticMarket(options.seed, options.pools, born=int(start.timestamp())), start
+    born = int(start.timestamp())
+    return SyntheticMarket(options.seed, options.pools, born=born, births=options.births), start
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -389,7 +391,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--port", type=int, default=0, help="port to listen on (default: a free one)")
     add("--seed", type=int, default=0, help="seed of the synthetic market")
-    add("--pools", type=int, default=12, help="pools of the synthetic market")
+    add("--pools", type=int, default=12, help="pools that the synthetic market begins with (12)")
+    add("--births", type=float, default=BIRTHS, help=f"new pools an hour of the synthetic market ({BIRTHS:g})")
     add("--start", type=_moment, help="market time at the anchor, ISO 8601, UTC unless it says")
     add("--speed", type=float, default=1.0, help="seconds of market time per real second")
     add("--anchor", type=float, help="real epoch second of --start (default: now)")
