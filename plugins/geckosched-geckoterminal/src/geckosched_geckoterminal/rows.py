@@ -25,11 +25,13 @@ __all__ = [
     "AnswerError",
     "BadRow",
     "CandlePage",
+    "CatalogPage",
     "PoolPage",
     "Timeframe",
     "TradePage",
     "bare",
     "candle_page",
+    "catalog_page",
     "pool_page",
     "trade_page",
 ]
@@ -141,6 +143,13 @@ TIMEFRAMES: Mapping[str, Timeframe] = {
 }
 """api.md 3.1: all that the public plan offers."""
 
+NETWORK_ATTRIBUTES = ("name", "coingecko_asset_platform_id")
+DEX_ATTRIBUTES = ("name",)
+"""api.md 4.6."""
+
+CATALOG_ROWS = 100
+"""Rows of a full page of networks or exchanges, for an answer that has no links (api.md, part 2)."""
+
 FINAL_LAG = 60
 """Seconds after its end in which a candle may still change (cache and ingestion)."""
 
@@ -186,6 +195,15 @@ class CandlePage:
     def newest_final(self) -> int | None:
         """`ts` of the newest candle that won't change any more, `None` without any."""
         return next((row["ts"] for row in self.rows if row["final"]), None)
+
+
+@dataclass(slots=True)
+class CatalogPage:
+    """One answer of `/networks` or `/networks/{id}/dexes`; `more` says that another page follows."""
+
+    rows: list[Row] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
+    more: bool = False
 
 
 def bare(network: str, identity: str) -> str:
@@ -268,6 +286,24 @@ def candle_page(body: object, *, network: str, pool: str, timeframe: Timeframe, 
         candles[ts] = key | figures | {"final": final, "run_id": run_id}
     page.rows = [candles[ts] for ts in sorted(candles, reverse=True)]
     _check_readable(page.rows, page.bad)
+    return page
+
+
+def catalog_page(body: object, attributes: tuple[str, ...], *, run_id: int) -> CatalogPage:
+    """Read a page of networks or exchanges with those attributes of theirs."""
+    page = CatalogPage()
+    elements = _list_of(body)
+    for number, element in enumerate(elements, 1):
+        try:
+            row = {"id": _identity(element)}
+            row |= {name: _scalar(_attributes(element).get(name), name) for name in attributes}
+        except AnswerError as error:
+            page.bad.append(BadRow(f"row {number}", error))
+            continue
+        page.rows.append(row | {"gone_at": None, "run_id": run_id})
+    _check_readable(page.rows, page.bad)
+    links = body.get("links") if isinstance(body, dict) else None
+    page.more = bool(links.get("next")) if isinstance(links, dict) else len(elements) >= CATALOG_ROWS
     return page
 
 
@@ -420,6 +456,18 @@ def _candle(element: object) -> list[Any]:
     if isinstance(ts, bool) or not isinstance(ts, int) or not 0 <= ts < 2**40:
         raise AnswerError(f"ts: {_short(ts)} is no epoch second")
     return [ts, *(_scalar(value, "candle") for value in values)]
+
+
+# Networks and exchanges
+
+
+def _identity(element: object) -> str:
+    """Return an id that isn't prefixed: that of a network or an exchange."""
+    found = element.get("id") if isinstance(element, dict) else None
+    identity = _scalar(found, "id") if isinstance(found, str) else None
+    if not isinstance(identity, str):
+        raise AnswerError(f"id: {_short(found)} is none")
+    return identity
 
 
 # What all need
