@@ -723,10 +723,10 @@ def test_requests_are_counted_at_the_far_side(market: SyntheticMarket) -> None:
         client.get("/networks?page=2", 429)
         now = (START + 1) * 1_000_000
         assert client.simulator.requests == [
-            (START * 1_000_000, "/api/v2/networks?page=1", 200, False),
-            (now, "/api/v2/networks?page=1", 200, True),
-            (now, "/api/v2/nowhere?x=%20y", 404, False),
-            (now, "/api/v2/networks?page=2", 429, False),
+            (START * 1_000_000, "/api/v2/networks?page=1", 200, False, None),
+            (now, "/api/v2/networks?page=1", 200, True, None),
+            (now, "/api/v2/nowhere?x=%20y", 404, False, None),
+            (now, "/api/v2/networks?page=2", 429, False, None),
         ]
 
 

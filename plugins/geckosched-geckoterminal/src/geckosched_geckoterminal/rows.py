@@ -181,20 +181,20 @@ class PoolPage:
 
 @dataclass(slots=True)
 class CandlePage:
-    """One answer of `/pools/{address}/ohlcv/{timeframe}`: rows for `gt_ohlcv`, newest first."""
+    """One answer of `/pools/{address}/ohlcv/{timeframe}`: rows for `gt_ohlcv`, newest first.
+
+    `newest_final` is `ts` of the newest candle that won't change any more and has no unreadable one before it, `None`
+    without any: what is newer has to be asked for again.
+    """
 
     rows: list[Row] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
+    newest_final: int | None = None
 
     @property
     def newest(self) -> int | None:
         """`ts` of the newest candle, `None` without any."""
         return self.rows[0]["ts"] if self.rows else None
-
-    @property
-    def newest_final(self) -> int | None:
-        """`ts` of the newest candle that won't change any more, `None` without any."""
-        return next((row["ts"] for row in self.rows if row["final"]), None)
 
 
 @dataclass(slots=True)
@@ -267,7 +267,7 @@ def pool_page(body: object, *, network: str, at: datetime, run_id: int) -> PoolP
 
 
 def candle_page(body: object, *, network: str, pool: str, timeframe: Timeframe, at: float, run_id: int) -> CandlePage:
-    """Read the candles of `pool`; `at` is when the answer came, in epoch seconds.
+    """Read the candles of `pool`; `at` is when the answer was made, in epoch seconds.
 
     Of several candles with one `ts` the last in the answer wins. Prices and volume are the JSON
     numbers that the API sends. A candle is final once `ts + step + 60 s` has passed.
@@ -279,11 +279,14 @@ def candle_page(body: object, *, network: str, pool: str, timeframe: Timeframe, 
             ts, *values = _candle(element)
         except AnswerError as error:
             page.bad.append(BadRow(f"row {number}", error))
+            page.newest_final = None
             continue
         key = {"network": network, "pool": pool, "timeframe": timeframe.name, "ts": ts}
         figures = dict(zip(("open", "high", "low", "close", "volume"), values, strict=True))
         final = int(ts + timeframe.step + FINAL_LAG <= at)
         candles[ts] = key | figures | {"final": final, "run_id": run_id}
+        if final and (page.newest_final is None or ts > page.newest_final):
+            page.newest_final = ts
     page.rows = [candles[ts] for ts in sorted(candles, reverse=True)]
     _check_readable(page.rows, page.bad)
     return page
@@ -455,7 +458,10 @@ def _candle(element: object) -> list[Any]:
     ts, *values = element
     if isinstance(ts, bool) or not isinstance(ts, int) or not 0 <= ts < 2**40:
         raise AnswerError(f"ts: {_short(ts)} is no epoch second")
-    return [ts, *(_scalar(value, "candle") for value in values)]
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise AnswerError(f"the candle of {ts}: {_short(value)} is no number")
+    return [ts, *values]
 
 
 # Networks and exchanges
