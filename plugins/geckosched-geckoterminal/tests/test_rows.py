@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -315,7 +316,7 @@ def test_of_equal_candles_the_later_element_wins() -> None:
 
 def test_a_candles_figures_are_the_numbers_of_the_answer() -> None:
     body = json.loads(
-        '{"data": {"attributes": {"ohlcv_list": [[1790628240, 1.613691542742065e-05, 2, null, 1.5, 0.0]]}}}'
+        '{"data": {"attributes": {"ohlcv_list": [[1790628240, 1.613691542742065e-05, 2, 1e-05, 1.5, 0.0]]}}}'
     )
     page = candle_page(body, network="solana", pool="Cn", timeframe=MINUTE, at=1790628400, run_id=7)
     assert page.rows == [
@@ -326,7 +327,7 @@ def test_a_candles_figures_are_the_numbers_of_the_answer() -> None:
             "ts": 1790628240,
             "open": 1.613691542742065e-05,
             "high": 2,
-            "low": None,
+            "low": 1e-05,
             "close": 1.5,
             "volume": 0.0,
             "final": 1,
@@ -336,8 +337,9 @@ def test_a_candles_figures_are_the_numbers_of_the_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [None, [], [1, 2, 3], ["1790628240", 1, 1, 1, 1, 1], [True, 1, 1, 1, 1, 1], [1, [], 1, 1, 1, 1]]
-)
+    "bad", [None, [], [1, 2, 3], ["1790628240", 1, 1, 1, 1, 1], [True, 1, 1, 1, 1, 1], [1, [], 1, 1, 1, 1],
+     [1, None, 1, 1, 1, 1], [1, 1, 1, 1, "NaN", 1], [1, 1, 1, 1, 1, math.nan], [1, math.inf, 1, 1, 1, 1]]
+)  # fmt: skip
 def test_one_bad_candle_is_one_problem_and_the_page_goes_on(bad: object) -> None:
     page = candles([1790628300, 1, 1, 1, 1, 1], bad)
     assert len(page.rows) == 1
@@ -348,6 +350,16 @@ def test_one_bad_candle_is_one_problem_and_the_page_goes_on(bad: object) -> None
 def test_a_body_without_a_list_of_candles_is_a_bad_answer(body: object) -> None:
     with pytest.raises(AnswerError):
         candle_page(body, network="solana", pool="Cn", timeframe=MINUTE, at=0, run_id=7)
+
+
+def test_what_is_newer_than_an_unreadable_candle_is_asked_for_again() -> None:
+    """The newest final candle is the one before the gap; else a bad row would be a hole for ever."""
+    good = [[ts, 1, 1, 1, 1, 1] for ts in (1790628240, 1790628180, 1790628120, 1790628060)]
+    page = candles(good[0], [1790628180, None, 1, 1, 1, 1], good[2], good[3])
+    assert [row["ts"] for row in page.rows] == [1790628240, 1790628120, 1790628060]
+    assert page.newest_final == 1790628120
+    assert candles(*good[:3], None).newest_final is None
+    assert candles(None, *good).newest_final == 1790628240
 
 
 def test_no_candles_are_an_empty_page() -> None:

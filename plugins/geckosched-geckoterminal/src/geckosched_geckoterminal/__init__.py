@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from geckosched import Collector, hookimpl
 
+from .catalog import Catalog
 from .client import Settings
 from .ohlcv import Ohlcv
 from .pools import TopPools
@@ -20,14 +21,14 @@ from .watchlist import Watchlist
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["Ohlcv", "TopPools", "Trades", "Watchlist", "register_collectors", "register_commands"]
+__all__ = ["Catalog", "Ohlcv", "TopPools", "Trades", "Watchlist", "register_collectors", "register_commands"]
 
 
 @hookimpl
 def register_collectors(register: Callable[[type[Collector]], None], settings: Mapping[str, Any]) -> None:
     """Register all collectors; raise `ConfigError` if the plugin's settings are wrong."""
     Settings.read(settings)
-    for collector in (Watchlist, Trades, TopPools, Ohlcv):
+    for collector in (Watchlist, Trades, TopPools, Ohlcv, Catalog):
         register(collector)
 
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from .market import (
     WINDOWS,
+    Activity,
     Candle,
     Currency,
     Figures,
@@ -138,9 +139,9 @@ class Api:
         self._check_network(network)
         if dex is not None and dex not in {known.id for known in self.market.dexes(network)}:
             raise not_found()
-        ranks: dict[str, Callable[[Figures], float]] = {
-            "h24_tx_count_desc": lambda f: f.windows["h24"].buys + f.windows["h24"].sells,
-            "h24_volume_usd_desc": lambda f: _volume(f.windows["h24"]),
+        ranks: dict[str, Callable[[Activity], float]] = {
+            "h24_tx_count_desc": lambda day: day.trades,
+            "h24_volume_usd_desc": lambda day: day.volume,
         }
         rank = ranks.get(call.query.get("sort", "h24_tx_count_desc"))
         if rank is None:
@@ -148,12 +149,12 @@ class Api:
             raise ApiError(400, f"Invalid sort option. Allowed values: {allowed}")
         _check_page(call)
         found = [
-            (pool, self.market.figures(pool, call.now))
+            (-rank(self.market.activity(pool, call.now)), pool.address, pool)
             for pool in self.market.pools(network, call.now).values()
             if dex is None or pool.dex == dex
         ]
-        found.sort(key=lambda each: (-rank(each[1]), each[0].address))
-        return self._listed(call, _paged(call, found, PAGE_ROWS))
+        found.sort(key=lambda each: each[:2])
+        return self._listed(call, [pool for _, _, pool in _paged(call, found, PAGE_ROWS)])
 
     def _new_pools(self, call: Call, network: str) -> Answer:
         self._check_network(network)
@@ -163,16 +164,15 @@ class Api:
             (pool for pool in known if pool.created_at is not None),
             key=lambda pool: (-(pool.created_at or 0), pool.address),
         )
-        page = _paged(call, born, PAGE_ROWS)
-        return self._listed(call, [(pool, self.market.figures(pool, call.now)) for pool in page])
+        return self._listed(call, _paged(call, born, PAGE_ROWS))
 
     def _pools(self, call: Call, network: str, addresses: str) -> Answer:
         asked = list(dict.fromkeys(_canonical(each) for each in addresses.split(",") if each))
         if len(asked) > MAX_ADDRESSES:
             raise ApiError(400, f"maximum {MAX_ADDRESSES} addresses allowed")
         self._check_network(network)
-        known = self.market.pools(network, call.now)
-        pools = [known[address] for address in asked if address in known]
+        known = [self.market.pool(network, address, call.now) for address in asked]
+        pools = [pool for pool in known if pool is not None]
         found = [(pool, self.market.figures(pool, call.now)) for pool in pools]
         return Answer(self._with_included(call, [_pool_row(call, *each) for each in found], pools))
 
@@ -181,10 +181,9 @@ class Api:
         row = _pool_row(call, pool, self.market.figures(pool, call.now))
         return Answer(self._with_included(call, row, [pool]))
 
-    def _listed(self, call: Call, found: Iterable[tuple[Pool, Figures]]) -> Answer:
-        pools = list(found)
-        rows = [_list_row(pool, figures) for pool, figures in pools]
-        return Answer(self._with_included(call, rows, [pool for pool, _ in pools]))
+    def _listed(self, call: Call, pools: Sequence[Pool]) -> Answer:
+        rows = [_list_row(pool, self.market.figures(pool, call.now)) for pool in pools]
+        return Answer(self._with_included(call, rows, pools))
 
     def _with_included(self, call: Call, data: Json | list[Json], pools: Sequence[Pool]) -> Json:
         """Add `included`: the asked resources of these pools, each once."""
@@ -254,7 +253,7 @@ class Api:
 
     def _pool(self, call: Call, network: str, address: str) -> Pool:
         self._check_network(network)
-        pool = self.market.pools(network, call.now).get(_canonical(address))
+        pool = self.market.pool(network, _canonical(address), call.now)
         if pool is None:
             raise not_found()
         return pool

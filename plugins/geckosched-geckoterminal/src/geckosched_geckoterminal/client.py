@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -20,6 +22,9 @@ __all__ = ["BUDGET", "ApiError", "Client", "GoneError", "PlanLimitError", "Setti
 
 BUDGET = Budget("geckoterminal", rate="10/m", burst=4)
 """What the public API stands (api.md, part 2); `[budgets.geckoterminal]` overrides it."""
+
+LONGEST_WAY = timedelta(hours=1)
+"""Longest time that an answer is believed to have been under way, if its Date says so."""
 
 ACCEPT = "application/json;version=20230203"
 
@@ -87,6 +92,7 @@ class Client:
 
     def __init__(self, run: RunContext, settings: Settings) -> None:
         self._base_url = settings.base_url
+        self._run = run
         self._session = Session(run, user_agent=settings.user_agent)
         self._session.headers["Accept"] = ACCEPT
 
@@ -102,7 +108,11 @@ class Client:
         self._session.close()
 
     def get(self, *path: str, **params: str | float) -> Any:
-        """Return the parsed body of an answer 200; `path` is given in parts, unquoted.
+        """Return the parsed body of an answer 200, as `ask` does, without its moment."""
+        return self.ask(*path, **params)[0]
+
+    def ask(self, *path: str, **params: str | float) -> tuple[Any, datetime]:
+        """Return the parsed body of an answer 200, and when it was made; `path` is given in parts, unquoted.
 
         Raises `GoneError`, `PlanLimitError`, `ApiError` for every other status below 500, `AnswerError` for a
         body that is no JSON, `requests.RequestException` for a failed call or a 5xx (after the
@@ -120,9 +130,23 @@ class Client:
                 raise PlanLimitError(401, title)
             raise ApiError(response.status_code, title)
         try:
-            return response.json()
+            return response.json(), _made_at(response, self._run.now())
         except requests.JSONDecodeError as error:
             raise AnswerError(str(error)) from None
+
+
+def _made_at(response: requests.Response, now: datetime) -> datetime:
+    """Return when an answer was made, by its Date and Age: before it came, and perhaps a minute ago in a cache.
+
+    A Date that is later than `now` or older than `LONGEST_WAY` tells of a clock, not of the answer.
+    """
+    try:
+        date = parsedate_to_datetime(response.headers.get("Date", ""))
+        sent = date if date.tzinfo and now - LONGEST_WAY <= date <= now else now
+    except (TypeError, ValueError):
+        sent = now
+    age = response.headers.get("Age", "")
+    return sent - timedelta(seconds=int(age) if age.isdecimal() and len(age) < 6 else 0)
 
 
 def _title(response: requests.Response) -> str:

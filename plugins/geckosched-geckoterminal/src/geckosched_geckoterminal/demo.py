@@ -21,8 +21,9 @@ from pathlib import Path
 from geckosched import Clock, CollectionScheduler, SchedulerConfig, SchedulerState, format_duration, to_datetime
 from geckosched.testing import SpeedClock
 
-from .market import Pool, SyntheticMarket
+from .market import Pool
 from .simulator import Request, Simulator
+from .synthetic import SyntheticMarket
 
 __all__ = ["run_demo"]
 
@@ -49,7 +50,7 @@ def run_demo(seconds: float = 30, speed: float = 60, database: Path | None = Non
     start = datetime.now(UTC) - timedelta(seconds=seconds * (speed - 1))
     clock = SpeedClock(start, speed)
     market = SyntheticMarket(born=int(start.timestamp()))
-    pools = market.pools(market.network, int(start.timestamp()))
+    pools = {pool.address: pool for pool in market.founders}
     scheduler = CollectionScheduler(SchedulerConfig(database=file, shutdown_timeout="5s"), clock=clock)
     with Simulator(market, clock) as simulator:
         scheduler.load_plugins(

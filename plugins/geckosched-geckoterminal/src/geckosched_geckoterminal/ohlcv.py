@@ -272,7 +272,7 @@ def _ask(run: RunContext, client: Client, network: str, pool: str, name: str, pl
     """Ask for one pool's candles of one timeframe; return what is to be stored."""
     timeframe = TIMEFRAMES[name]
     try:
-        body = client.get(
+        body, made_at = client.ask(
             "networks",
             network,
             "pools",
@@ -292,11 +292,11 @@ def _ask(run: RunContext, client: Client, network: str, pool: str, name: str, pl
     except ApiError:
         plan.refused(pool, name, _now(run))
         raise
-    now = _now(run)
-    page = candle_page(body, network=network, pool=pool, timeframe=timeframe, at=now, run_id=run.id)
+    at = made_at.timestamp()
+    page = candle_page(body, network=network, pool=pool, timeframe=timeframe, at=at, run_id=run.id)
     for row in page.bad:
         run.problem(f"{pool} {name} {row.where}", row.error)
-    plan.observe(pool, name, now, page)
+    plan.observe(pool, name, _now(run), page)
     batches = [Batch("gt_ohlcv", page.rows, pk=("network", "pool", "timeframe", "ts"), stamp=("run_id",))]
     if plan.back(pool):
         batches.append(gone_batch(run, network, pool, None))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from geckosched import Batch, Collector, ConfigError, RunContext
 
 from .client import BUDGET, Client, GoneError, PlanLimitError, Settings
 from .rows import PoolPage, pool_page
 
-__all__ = ["TopPools", "pool_batches"]
+__all__ = ["LAST_PAGE", "TopPools", "dex_batch", "pool_batches"]
 
 PAGE_ROWS = 20
 """Pools of a full page (api.md, part 2)."""
@@ -65,6 +66,11 @@ class TopPools(Collector):
                     yield from _pages(run, client, settings.network, dex)
 
 
+def dex_batch(rows: list[dict[str, Any]]) -> Batch:
+    """Return rows of exchanges for the table that they are stored in."""
+    return Batch("gt_dexes", rows, pk=("network", "id"), stamp=("run_id",))
+
+
 def pool_batches(page: PoolPage) -> list[Batch]:
     """Return a page's rows for the three tables that pools and their tokens are stored in."""
     stamp = ("run_id",)
@@ -115,5 +121,4 @@ def _mark_gone(run: RunContext, network: str, dex: str) -> Batch:
 
 def _gone_batch(run: RunContext, network: str, dex: str, since: float | None) -> Batch:
     gone_at = None if since is None else datetime.fromtimestamp(since, UTC)
-    row = {"network": network, "id": dex, "gone_at": gone_at, "run_id": run.id}
-    return Batch("gt_dexes", [row], pk=("network", "id"), stamp=("run_id",))
+    return dex_batch([{"network": network, "id": dex, "gone_at": gone_at, "run_id": run.id}])

@@ -37,6 +37,7 @@ from .market import (
     SOLANA_DEXES,
     WINDOWS,
     WRAPPED_SOL,
+    Activity,
     Bar,
     Candle,
     Currency,
@@ -110,6 +111,15 @@ class ReplayMarket:
         if network != self.network:
             return {}
         return {a: p for a, p in self._pools.items() if (p.created_at or 0) <= now}
+
+    def pool(self, network: str, address: str, now: int) -> Pool | None:
+        """Return the pool of an address, once it is created."""
+        return self.pools(network, now).get(address)
+
+    def activity(self, pool: Pool, now: int) -> Activity:
+        """Return the 24 hours of the pool's figures."""
+        day = self.figures(pool, now).windows["h24"]
+        return Activity(day.buys + day.sells, day.buy_volume + day.sell_volume)
 
     def figures(self, pool: Pool, now: int) -> Figures:
         """Count the recorded trades; a pool that has none shows its recorded snapshot."""

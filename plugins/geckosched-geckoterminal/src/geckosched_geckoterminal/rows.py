@@ -25,11 +25,13 @@ __all__ = [
     "AnswerError",
     "BadRow",
     "CandlePage",
+    "CatalogPage",
     "PoolPage",
     "Timeframe",
     "TradePage",
     "bare",
     "candle_page",
+    "catalog_page",
     "pool_page",
     "trade_page",
 ]
@@ -141,6 +143,13 @@ TIMEFRAMES: Mapping[str, Timeframe] = {
 }
 """api.md 3.1: all that the public plan offers."""
 
+NETWORK_ATTRIBUTES = ("name", "coingecko_asset_platform_id")
+DEX_ATTRIBUTES = ("name",)
+"""api.md 4.6."""
+
+CATALOG_ROWS = 100
+"""Rows of a full page of networks or exchanges, for an answer that has no links (api.md, part 2)."""
+
 FINAL_LAG = 60
 """Seconds after its end in which a candle may still change (cache and ingestion)."""
 
@@ -172,20 +181,29 @@ class PoolPage:
 
 @dataclass(slots=True)
 class CandlePage:
-    """One answer of `/pools/{address}/ohlcv/{timeframe}`: rows for `gt_ohlcv`, newest first."""
+    """One answer of `/pools/{address}/ohlcv/{timeframe}`: rows for `gt_ohlcv`, newest first.
+
+    `newest_final` is `ts` of the newest candle that won't change any more and has no unreadable one before it, `None`
+    without any: what is newer has to be asked for again.
+    """
 
     rows: list[Row] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
+    newest_final: int | None = None
 
     @property
     def newest(self) -> int | None:
         """`ts` of the newest candle, `None` without any."""
         return self.rows[0]["ts"] if self.rows else None
 
-    @property
-    def newest_final(self) -> int | None:
-        """`ts` of the newest candle that won't change any more, `None` without any."""
-        return next((row["ts"] for row in self.rows if row["final"]), None)
+
+@dataclass(slots=True)
+class CatalogPage:
+    """One answer of `/networks` or `/networks/{id}/dexes`; `more` says that another page follows."""
+
+    rows: list[Row] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
+    more: bool = False
 
 
 def bare(network: str, identity: str) -> str:
@@ -249,7 +267,7 @@ def pool_page(body: object, *, network: str, at: datetime, run_id: int) -> PoolP
 
 
 def candle_page(body: object, *, network: str, pool: str, timeframe: Timeframe, at: float, run_id: int) -> CandlePage:
-    """Read the candles of `pool`; `at` is when the answer came, in epoch seconds.
+    """Read the candles of `pool`; `at` is when the answer was made, in epoch seconds.
 
     Of several candles with one `ts` the last in the answer wins. Prices and volume are the JSON
     numbers that the API sends. A candle is final once `ts + step + 60 s` has passed.
@@ -261,13 +279,34 @@ def candle_page(body: object, *, network: str, pool: str, timeframe: Timeframe, 
             ts, *values = _candle(element)
         except AnswerError as error:
             page.bad.append(BadRow(f"row {number}", error))
+            page.newest_final = None
             continue
         key = {"network": network, "pool": pool, "timeframe": timeframe.name, "ts": ts}
         figures = dict(zip(("open", "high", "low", "close", "volume"), values, strict=True))
         final = int(ts + timeframe.step + FINAL_LAG <= at)
         candles[ts] = key | figures | {"final": final, "run_id": run_id}
+        if final and (page.newest_final is None or ts > page.newest_final):
+            page.newest_final = ts
     page.rows = [candles[ts] for ts in sorted(candles, reverse=True)]
     _check_readable(page.rows, page.bad)
+    return page
+
+
+def catalog_page(body: object, attributes: tuple[str, ...], *, run_id: int) -> CatalogPage:
+    """Read a page of networks or exchanges with those attributes of theirs."""
+    page = CatalogPage()
+    elements = _list_of(body)
+    for number, element in enumerate(elements, 1):
+        try:
+            row = {"id": _identity(element)}
+            row |= {name: _scalar(_attributes(element).get(name), name) for name in attributes}
+        except AnswerError as error:
+            page.bad.append(BadRow(f"row {number}", error))
+            continue
+        page.rows.append(row | {"gone_at": None, "run_id": run_id})
+    _check_readable(page.rows, page.bad)
+    links = body.get("links") if isinstance(body, dict) else None
+    page.more = bool(links.get("next")) if isinstance(links, dict) else len(elements) >= CATALOG_ROWS
     return page
 
 
@@ -419,7 +458,22 @@ def _candle(element: object) -> list[Any]:
     ts, *values = element
     if isinstance(ts, bool) or not isinstance(ts, int) or not 0 <= ts < 2**40:
         raise AnswerError(f"ts: {_short(ts)} is no epoch second")
-    return [ts, *(_scalar(value, "candle") for value in values)]
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise AnswerError(f"the candle of {ts}: {_short(value)} is no number")
+    return [ts, *values]
+
+
+# Networks and exchanges
+
+
+def _identity(element: object) -> str:
+    """Return an id that isn't prefixed: that of a network or an exchange."""
+    found = element.get("id") if isinstance(element, dict) else None
+    identity = _scalar(found, "id") if isinstance(found, str) else None
+    if not isinstance(identity, str):
+        raise AnswerError(f"id: {_short(found)} is none")
+    return identity
 
 
 # What all need

@@ -5,6 +5,16 @@ with `--replay`) under `http://127.0.0.1:PORT/api/v2` with the API's paths, limi
 and headers. `RateLimit` and `CdnCache` are told the time and decide; `Simulator` is the server
 around them and the `Api` of answers.py.
 
+With `--faults RATE` that share of the requests fails on purpose (faults.py, drawn from the seed):
+
+    latency     the answer is right and late: 20 s of the market, at most 0.2 s of life
+    5xx         500, 502, 503, 504 or 520 with a page of HTML
+    reset       the connection is reset before a byte of the answer
+    truncated   200 with the first part of the JSON
+    nulls       prices and amounts in USD that are "NaN", null or missing; candles with null or NaN
+    duplicates  candles that come twice, first as they were some trades ago (only candles)
+    429         three requests in a row are refused, with retry-after: 0
+
 All ages are measured in the market's time, which is the clock's: trades appear, cached answers
 expire and the rate limit refills as that clock runs.
 """
@@ -12,9 +22,12 @@ expire and the rate limit refills as that clock runs.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -35,11 +48,16 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from geckosched.testing import SpeedClock
 
 from .answers import Api, ApiError, Call, not_found
-from .market import Market, SyntheticMarket
+from .faults import LATENCY, Fault, Faults
+from .market import Market
 from .replay import ReplayMarket
+from .synthetic import BIRTHS, SyntheticMarket
 
 PREFIX = "/api/v2"
 REQUESTS_KEPT = 100_000
+RESET = 0
+"""The status of a request whose connection is reset: it gets none."""
+_SPOILING = (Fault.TRUNCATED, Fault.NULLS, Fault.DUPLICATES)
 
 
 class TimeSource(Protocol):
@@ -50,12 +68,16 @@ class TimeSource(Protocol):
 
 
 class Request(NamedTuple):
-    """One request as counted here: `time` in microseconds of market time, `path` with query."""
+    """One request as counted here: `time` in microseconds of market time, `path` with query.
+
+    `status` is 0 where the connection was reset instead; `fault` names what went wrong on purpose.
+    """
 
     time: int
     path: str
     status: int
     cached: bool
+    fault: Fault | None = None
 
 
 # ---------------------------------------------------------------------------------------------
@@ -148,7 +170,8 @@ class Simulator:
 
     `clock` gives the market's time. `rate` calls a minute are allowed per client address after a
     burst of `burst`, counted in market time; 0 is no limit. An identical URL within the cache's
-    time costs nothing, unless `cache` is off. `requests` tells what was asked here, the newest
+    time costs nothing, unless `cache` is off. `faults` is the share of requests that fail on
+    purpose, drawn from `seed`, of those `kinds`. `requests` tells what was asked here, the newest
     100,000 of it: the far side's own count.
     """
 
@@ -160,6 +183,9 @@ class Simulator:
         rate: float = 10,
         burst: int = 5,
         cache: bool = True,
+        faults: float = 0,
+        seed: int = 0,
+        kinds: Sequence[Fault] = tuple(Fault),
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
@@ -168,6 +194,8 @@ class Simulator:
         self.api = Api(market)
         self._limit = RateLimit(rate, burst)
         self._cache = CdnCache() if cache else None
+        self._faults = Faults(faults, seed, kinds)
+        self._numbers = itertools.count()
         self._requests: deque[Request] = deque(maxlen=REQUESTS_KEPT)
         self._lock = threading.Lock()
         self._server = _Server((host, port), self)
@@ -206,12 +234,42 @@ class Simulator:
     def reply(self, url: str, client: str, user_agent: str) -> _Reply:
         """Answer one request and count it; `url` is path and query as sent."""
         now = self.clock.now()
-        reply = self._decided(url, client, user_agent, now)
+        with self._lock:
+            number = next(self._numbers)
+        fault = self._faults.meets(number, url.partition("?")[0])
+        reply = self._failure(fault, number)
+        if reply is None:
+            reply = self._decided(url, client, user_agent, now)
+            if fault in _SPOILING:
+                spoiled = self._faults.spoiled(fault, number, reply.body) if reply.status == 200 else None
+                fault = fault if spoiled else None
+                reply = _Reply(reply.status, reply.headers, spoiled or reply.body)
         headers = {"date": formatdate(now // 1_000_000, usegmt=True), **reply.headers}
         cached = headers.get("cf-cache-status") == "HIT"
         with self._lock:
-            self._requests.append(Request(now, url, reply.status, cached))
+            self._requests.append(Request(now, url, reply.status, cached, fault))
+        if fault is Fault.LATENCY:
+            self._linger(now)
         return _Reply(reply.status, headers, reply.body)
+
+    def _failure(self, fault: Fault | None, number: int) -> _Reply | None:
+        """Return what answers in the API's place; None where the API itself does."""
+        if fault is Fault.RATE_LIMITED:
+            return _refused()
+        if fault is Fault.RESET:
+            return _Reply(RESET, {}, b"")
+        if fault is Fault.SERVER_ERROR:
+            status = self._faults.error(number)
+            page = f"<!DOCTYPE html>\n<html><head><title>{status}</title></head><body>Error {status}</body></html>\n"
+            return _Reply(status, {"content-type": "text/html; charset=UTF-8"}, page.encode())
+        return None
+
+    def _linger(self, since: int) -> None:
+        """Hold an answer back for as long as `LATENCY` allows, by the market's time and by life's."""
+        of_market, of_life = LATENCY
+        ends = time.monotonic() + of_life
+        while time.monotonic() < ends and self.clock.now() < since + of_market * 1_000_000:
+            time.sleep(0.01)
 
     def _decided(self, url: str, client: str, user_agent: str, now: int) -> _Reply:
         """Pass a request through the CDN's rules, its cache, the limit and the API."""
@@ -224,12 +282,7 @@ class Simulator:
                 headers = {**kept.headers, "cf-cache-status": "HIT", "age": str(age)}
                 return _Reply(kept.status, headers, kept.body)
             if not self._limit.take(client, now):
-                headers = {
-                    "cache-control": _UNCACHED,
-                    "content-type": "application/json",
-                    "retry-after": "0",
-                }
-                return _Reply(429, headers, _encoded(_LIMITED))
+                return _refused()
         return self._answered(url, now)
 
     def _answered(self, url: str, now: int) -> _Reply:
@@ -274,6 +327,12 @@ class Simulator:
 
 
 _FORBIDDEN = b"<html><head><title>403 Forbidden</title></head><body>403 Forbidden</body></html>"
+
+
+def _refused() -> _Reply:
+    """Return the API's 429, which is unlike its other errors."""
+    headers = {"cache-control": _UNCACHED, "content-type": "application/json", "retry-after": "0"}
+    return _Reply(429, headers, _encoded(_LIMITED))
 
 
 def _kept_for(seconds: int) -> str:
@@ -332,6 +391,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         agent = self.headers.get("user-agent", "")
         reply = self.server.simulator.reply(self.path, self.client_address[0], agent)
+        if reply.status == RESET:
+            self._reset()
+            return
         self.send_response_only(reply.status)
         for name, value in reply.headers.items():
             self.send_header(name, value)
@@ -339,6 +401,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(reply.body)))
         self.end_headers()
         self.wfile.write(reply.body)
+
+    def _reset(self) -> None:
+        """End the connection as a failing machine does: by RST, with nothing sent."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        os.close(self.connection.detach())
+        self.close_connection = True
 
     def log_message(self, *_: Any) -> None:
         """Print nothing: `Simulator.requests` tells what was asked."""
@@ -357,7 +425,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         anchor = time.time() if options.anchor is None else options.anchor
         clock = SpeedClock(start, options.speed, anchor)
         simulator = Simulator(
-            market, clock, rate=options.rate, burst=options.burst, cache=not options.no_cache, port=options.port
+            market,
+            clock,
+            rate=options.rate,
+            burst=options.burst,
+            cache=not options.no_cache,
+            faults=options.faults,
+            seed=options.seed,
+            port=options.port,
         )
     except (OSError, ValueError) as error:
         parser.error(str(error))
@@ -378,24 +453,29 @@ def _market(options: argparse.Namespace) -> tuple[Market, datetime]:
         replay = ReplayMarket(options.replay)
         return replay, options.start or datetime.fromtimestamp(replay.begins, UTC)
     start = options.start or datetime.now(UTC).replace(microsecond=0)
-    return SyntheticMarket(options.seed, options.pools, born=int(start.timestamp())), start
+    born = int(start.timestamp())
+    return SyntheticMarket(options.seed, options.pools, born=born, births=options.births), start
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m geckosched_geckoterminal.simulator",
         description="Serve a simulated GeckoTerminal API on a loopback port.",
+        epilog="faults:" + (__doc__ or "").partition("the seed):")[2].partition("\n\nAll ages")[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--port", type=int, default=0, help="port to listen on (default: a free one)")
-    add("--seed", type=int, default=0, help="seed of the synthetic market")
-    add("--pools", type=int, default=12, help="pools of the synthetic market")
+    add("--seed", type=int, default=0, help="seed of the synthetic market and of the faults")
+    add("--pools", type=int, default=12, help="pools that the synthetic market begins with (12)")
+    add("--births", type=float, default=BIRTHS, help=f"new pools an hour of the synthetic market ({BIRTHS:g})")
     add("--start", type=_moment, help="market time at the anchor, ISO 8601, UTC unless it says")
     add("--speed", type=float, default=1.0, help="seconds of market time per real second")
     add("--anchor", type=float, help="real epoch second of --start (default: now)")
     add("--rate", type=float, default=10, help="calls a minute per client, 0: no limit")
     add("--burst", type=int, default=5, help="calls that may follow each other at once")
     add("--no-cache", action="store_true", help="answer every call anew")
+    add("--faults", type=float, default=0.0, metavar="RATE", help="share of requests that fail on purpose, 0 to 1")
     add("--replay", type=Path, metavar="FOLDER", help="play recorded rows back instead")
     return parser
 
