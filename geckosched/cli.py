@@ -686,8 +686,9 @@ def _saying_what_hangs() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        if signal.getsignal(signal.SIGALRM) is on_alarm:  # else a plugin has an alarm of its own
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
 
 def _place_in_plugin(frame: FrameType | None) -> str:
