@@ -42,6 +42,7 @@ from geckosched.core import (
     BreakerState,
     CollectionScheduler,
     ConfigError,
+    DryRun,
     GeckoschedError,
     Health,
     Outcome,
@@ -282,18 +283,26 @@ def status(
 def trigger(
     job: JobId,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return as soon as the leader has taken it.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Run it here, show what it would store, and store nothing.")
+    ] = False,
     as_json: AsJson = False,
     config: Config = None,
     database: Database = None,
 ) -> None:
     """Run a job now and wait for its end.
 
-    The process that leads runs it or, with none, this one.
+    The process that leads runs it or, with none, this one. A dry run needs nobody to lead; the calls that it makes
+    count in their budget.
     """
+    if dry_run and no_wait:
+        raise _UsageError("--dry-run shows how the run ended, so it doesn't go with --no-wait")
     _divert_stdout()
     configuration = _configure(config, database)
     scheduler = CollectionScheduler(configuration.scheduler)
     found = scheduler.get_status()
+    if dry_run:
+        raise typer.Exit(_dry_run(job, configuration, found, as_json))
     how = "" if no_wait else ", waiting for its end"
     if not _is_led(found):
         if no_wait:
@@ -314,6 +323,23 @@ def trigger(
         _put(f"{job}: {_result(result) if result else 'waits for its turn'}")
     if result is not None and _has_failed(result):
         raise typer.Exit(FAILED)
+
+
+def _dry_run(job: str, configuration: Configuration, found: Status, as_json: bool) -> int:
+    """Run a job here and show what it would store; return the exit code."""
+    if _is_led(found):
+        who = f"process {found.scheduler.pid} runs the jobs of {found.scheduler.database}"
+        raise GeckoschedError(f"{who}, so --dry-run is refused: stop it first, or name another --database")
+    scheduler = _load(configuration)
+    found = scheduler.get_status()
+    _expect_plugin(_expect_job(job, found, scheduler.registry.not_scheduled), found)
+    _say(f"dry run of {job}: nothing of it is stored but its calls")
+    result = scheduler.dry_run(job)
+    if as_json:
+        _print_json(result.as_dict())
+    else:
+        _print_dry_run(job, result)
+    return FAILED if _has_failed(result.run) else DONE
 
 
 @app.command()
@@ -739,7 +765,7 @@ _COLOURS = {
 
 
 def _print_json(value: object) -> None:
-    _put(json.dumps(value, indent=2))
+    _put(json.dumps(value, indent=2, default=repr))  # repr: bytes in the rows of a dry run
 
 
 def _print_status(found: Status, reasons: Mapping[str, str], now: datetime) -> None:
@@ -904,6 +930,26 @@ def _print_left_out(configuration: Configuration) -> None:
     for reason, names in (("disabled by [plugins] disable", disabled), ("not in GECKOSCHED_LOAD_PLUGINS", others)):
         if names:
             _put(f"{reason}: {', '.join(names)}")
+
+
+def _print_dry_run(job: str, result: DryRun) -> None:
+    """Print how a dry run ended, each batch with its first rows, what was lost, the calls and the cursor."""
+    run = result.run
+    reason, calls = _reason(run), _count(run.calls, "call")
+    _put(f"{job}: {run.outcome}, would store {_count(run.rows, 'row')}, {calls} in {_seconds(run.seconds)} s"
+         f"{reason and f': {reason}'}")  # fmt: skip
+    for batch in result.batches:
+        key = f" by {', '.join(batch.pk)}, {batch.on_conflict}" if batch.pk else ", appended"
+        _put(f"\n{batch.table}: {_count(len(batch.rows), 'row')}, {batch.changed} new or changed{key}")
+        for row in batch.rows[:_FEW]:
+            _put("  " + ", ".join(f"{_clean(name)}={_clean(repr(value))}" for name, value in row.items()))
+        if len(batch.rows) > _FEW:
+            _put(f"  ... {len(batch.rows) - _FEW} more (all of them: --json)")
+    for loss in result.losses:
+        _put(f"\nlost {loss['count']} of {_clean(loss['target'])} between {loss['since']} and {loss['until']}")
+    _put(f"\nstate {json.dumps(result.state, ensure_ascii=False)}")
+    if run.traceback:
+        _put("\n  ".join(["\ntraceback:", *(_printable(line).rstrip() for line in run.traceback.splitlines())]))
 
 
 def _print_runs(runs: Sequence[Run], now: datetime, orphans: Collection[int] = ()) -> None:

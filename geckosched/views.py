@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, cast
 
 from geckosched.core import (
     DAY,
-    MINUTE,
     BreakerState,
     Health,
     Outcome,
@@ -26,7 +25,7 @@ from geckosched.core import (
     __version__,
     format_duration,
     from_text,
-    parse_duration,
+    judge,
     to_datetime,
     to_text,
 )
@@ -60,6 +59,7 @@ class JobStatus(Record):
     rows: int = 0
     lost: int = 0
     missed: int = 0
+    reason: str = field(default="", metadata={"json": False})  # why its health is what it is, for people
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +82,6 @@ class Status(Record):
     scheduler: SchedulerInfo
     jobs: tuple[JobStatus, ...]
     plugins: tuple[PluginStatus, ...]
-
-
-def health_of(job: Mapping[str, Any], now: int, leader_since: int | None, lost_lately: int, broken: bool) -> Health:
-    """Judge a job by its row. The three intervals of silence count from the later of the last sign of life and the
-    leader's start, and are at least three minutes; with nobody leading, silence says nothing about the job."""
-    every = parse_duration(job["every"])
-    sign = 0 if job["last_sign_at"] is None else from_text(job["last_sign_at"])
-    if not job["enabled"] or job["disabled_at"] is not None:
-        return Health.DISABLED
-    silent_since = None if leader_since is None else max(leader_since, sign)
-    silent = silent_since is not None and now - silent_since > max(3 * every, 3 * MINUTE)
-    if broken or job["breaker"] != BreakerState.CLOSED or job["abandoned"] or silent:
-        return Health.UNHEALTHY
-    if not job["runs"]:
-        return Health.PENDING
-    rows_at = leader_since if job["last_rows_at"] is None else from_text(job["last_rows_at"])
-    quiet = job["quiet"] is not None and rows_at is not None and now - rows_at > parse_duration(job["quiet"])
-    return Health.DEGRADED if job["consecutive_errors"] or lost_lately or quiet else Health.HEALTHY
 
 
 _STATUS_SQL = """
@@ -133,7 +115,8 @@ def read_status(
     """Return what the store says, and the jobs of `registrations` that it lacks.
 
     `leading` is whether some process has the lead; `own_state` is the asking scheduler's state where that says more;
-    `plugins` are those loaded here, if any were, else those of the process that led last are shown.
+    `plugins` are those loaded here, if any were, with the trouble that the process that led last had with their hooks;
+    else that process's are shown.
     """
     rows = store.read("SELECT * FROM geckosched_instances ORDER BY started_at DESC, rowid DESC LIMIT 1")
     last = dict(rows[0]) if rows else {}
@@ -147,8 +130,8 @@ def read_status(
         database=str(store.path),
         version=__version__,
     )
-    stored = [_plugin_status(plugin) for plugin in json.loads(last.get("plugins") or "[]")]
-    plugins = plugins or tuple(stored)
+    stored = {plugin["name"]: _plugin_status(plugin) for plugin in json.loads(last.get("plugins") or "[]")}
+    plugins = tuple(_with_trouble(plugin, stored) for plugin in plugins) or tuple(stored.values())
     since = from_text(last["started_at"]) if last and leading else None
     jobs = read_jobs(store, now, since, {plugin.name for plugin in plugins if not plugin.ok})
     known = {job.job_id for job in jobs}
@@ -169,7 +152,7 @@ def _job_status(row: dict[str, Any], now: int, leader_since: int | None, broken:
     started, finished = values["last_started_at"], _moment(row["last_finished_at"])
     since = _moment(row["running_since"])
     values["enabled"] = bool(row["enabled"])
-    values["health"] = health_of(row, now, leader_since, int(row["lost_lately"]), broken)
+    values["health"], values["reason"] = judge(row, now, leader_since, broken)
     values["breaker"] = BreakerState(row["breaker"])
     values["last_outcome"] = row["last_outcome"] and Outcome(row["last_outcome"])
     values["last_seconds"] = (finished - started).total_seconds() if started and finished else None
@@ -187,11 +170,18 @@ def _unstored(registration: Registration) -> JobStatus:
         enabled=registration.enabled,
         disabled_at=None,
         health=Health.PENDING if registration.enabled else Health.DISABLED,
+        reason="it never ran" if registration.enabled else "disabled in the configuration",
     )
 
 
 def _plugin_status(stored: dict[str, Any]) -> PluginStatus:
     return PluginStatus(**{**stored, "collectors": tuple(stored["collectors"])})
+
+
+def _with_trouble(plugin: PluginStatus, stored: Mapping[str, PluginStatus]) -> PluginStatus:
+    """Return a plugin that loads well here with what the leader says of its hooks."""
+    there = stored.get(plugin.name)
+    return replace(plugin, error=there.error) if plugin.ok and there is not None and there.ok else plugin
 
 
 def _moment(text: str | None) -> datetime | None:

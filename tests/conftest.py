@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from geckosched import Clock, CollectionScheduler, SchedulerConfig
+from tests.shell import make_site
 from tests.workbench import Workbench
 
 PATIENCE = 5.0  # seconds for the threads of a stopped scheduler to end
@@ -36,6 +37,12 @@ def _no_thread_left(request: pytest.FixtureRequest) -> Iterator[None]:
     left = [thread.name for thread in ours if thread.is_alive()]
     if left:
         pytest.fail(f"threads left alive: {', '.join(left)}")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of installed packages that holds the plugin `fake`; the working directory is an empty one beside it."""
+    return make_site(tmp_path, monkeypatch)
 
 
 @pytest.fixture

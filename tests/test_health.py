@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geckosched.core import DAY, HOUR, MINUTE, SECOND, Health, format_duration, parse_duration, to_text
-from geckosched.views import health_of
+from geckosched.core import DAY, HOUR, MINUTE, SECOND, Health, format_duration, judge, parse_duration, to_text
 
 QUICK = settings(derandomize=True, max_examples=150, deadline=None)
 NOW = 1_795_448_734_123_456
@@ -25,13 +24,15 @@ def row(**different: Any) -> dict[str, Any]:
         "every": "10m", "quiet": None, "enabled": 1, "disabled_at": None, "breaker": "closed", "consecutive_errors": 0,
         "consecutive_rate_limits": 0, "abandoned": 0, "runs": 7, "last_sign_at": ago(5 * MINUTE),
         "last_success_at": ago(5 * MINUTE), "last_rows_at": ago(5 * MINUTE),
+        "plugin": "weather", "retry_at": None,
     }  # fmt: skip
     assert fine.keys() >= different.keys()
     return {**fine, **different}
 
 
 def health(led_for: int | None = DAY, lost: int = 0, broken: bool = False, **different: Any) -> Health:
-    return health_of(row(**different), NOW, None if led_for is None else NOW - led_for, lost, broken)
+    fine = {**row(**different), "lost_lately": lost}
+    return judge(fine, NOW, None if led_for is None else NOW - led_for, broken).health
 
 
 NEVER_RAN: dict[str, Any] = {"runs": 0, "last_sign_at": None, "last_success_at": None, "last_rows_at": None}

@@ -219,3 +219,52 @@ def test_start_twice_and_after_stop(new_scheduler: NewScheduler) -> None:
         scheduler.stop()
     with pytest.raises(DuplicateJob):
         scheduler.register_collector(one)
+
+
+def test_a_standby_says_once_how_its_jobs_differ_and_applies_them_when_it_takes_over(
+    new_scheduler: NewScheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    """X2: the leader's jobs are the jobs; a standby's wait in memory, and the log says how they differ."""
+
+    def job(name: str, every: str) -> object:
+        return collector(name, every=every)(lambda _: None)
+
+    leader, standby = new_scheduler(), new_scheduler()
+    for each in (job("same", "1h"), job("other", "5m"), job("theirs", "1h")):
+        leader.register_collector(each)
+    for each in (job("same", "1h"), job("other", "10m"), job("ours", "1h")):
+        standby.register_collector(each)
+    leader.start()
+    standby.start()
+    said = [record.getMessage() for record in caplog.records if "differ" in record.getMessage()]
+    assert said == [
+        "the jobs here differ from the leader's, and hold once this process leads: "
+        "only here: ours; set otherwise: other; only there: theirs"
+    ]
+    standby.register_collector(job("late", "1h"))
+    assert caplog.records[-1].getMessage().endswith("once this process leads: only here: late")
+    assert standby.get_collector_status("other").every == "5m"
+    with pytest.raises(UnknownJob, match=r'"ours" is registered here, but the process that leads does not have it'):
+        standby.disable_collector("ours")
+    leader.stop()
+    until(lambda: standby.state is SchedulerState.RUNNING, "the take-over")
+    jobs = {job.job_id: job.every for job in standby.get_status().jobs}
+    assert jobs == {"same": "1h", "other": "10m", "ours": "1h", "late": "1h"}
+
+
+def test_a_caller_elsewhere_waits_no_longer_than_its_timeout(new_scheduler: NewScheduler) -> None:
+    """`execute_collector_now(timeout=)` in another scheduler than the leader: the run as it stands, then."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    @collector("slow", every="1h")
+    def slow(run: RunContext) -> None:
+        entered.set()
+        go_on.wait()
+
+    leader, outside = new_scheduler(), new_scheduler()
+    leader.register_collector(slow)
+    with leader:
+        assert entered.wait(10)
+        assert outside.execute_collector_now("slow", timeout=1) is None, "it waits for its turn"
+        go_on.set()
+        until(lambda: len(leader.get_runs("slow")) == 2, "the run that was asked for")

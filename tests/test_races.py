@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -389,7 +390,7 @@ def test_who_waits_elsewhere_for_a_queued_run_is_told_that_it_will_not_come(
         leader.unregister_collector("slow")
         leader.register_collector(slow)
     with pytest.raises(SchedulerClosed):
-        Call(asker._requests.follow, row, True, None).answer()
+        Call(asker._requests.follow, row, True, math.inf).answer()
 
 
 def test_a_call_that_reaches_a_ticker_after_its_end_is_refused(

@@ -110,7 +110,7 @@ def put(writer: Writer, *messages: Message) -> None:
 
 
 def test_all_that_waits_is_one_transaction(writer: Writer, seen: Seen) -> None:
-    """A hundred messages are committed once, in their order, each in a savepoint of its own."""
+    """A hundred messages are committed once, in their order; without savepoints, where nothing is refused."""
     story: list[Any] = []
     traced: list[str] = []
     put(writer, *(Rows(story, n) for n in range(100)))
@@ -118,9 +118,22 @@ def test_all_that_waits_is_one_transaction(writer: Writer, seen: Seen) -> None:
     assert writer.turn()
     count = [sql.split()[0] for sql in traced].count
     assert [count("BEGIN"), count("COMMIT"), count("ROLLBACK")] == [1, 1, 0]
-    assert [count("SAVEPOINT"), count("RELEASE")] == [100, 100]
+    assert [count("SAVEPOINT"), count("RELEASE")] == [0, 0]
     assert story == [("done", n) for n in range(100)]
     assert seen() == list(range(100))
+
+
+def test_a_group_with_refused_messages_is_written_at_most_twice(writer: Writer, seen: Seen) -> None:
+    """However many messages are refused, the others are written once more, each in a savepoint of its own."""
+    story: list[Any] = []
+    traced: list[str] = []
+    put(writer, *(Faulty(story, n, error=ValueError()) if n % 2 else Rows(story, n) for n in range(100)))
+    writer.connection.set_trace_callback(traced.append)
+    assert writer.turn()
+    count = [sql.split()[0] for sql in traced].count
+    assert [count("BEGIN"), count("COMMIT")] == [2, 1]
+    assert story == [("refused", n, "ValueError") if n % 2 else ("done", n) for n in range(100)]
+    assert seen() == list(range(0, 100, 2))
 
 
 def test_done_is_told_after_the_commit(writer: Writer, store_path: Path) -> None:
