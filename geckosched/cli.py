@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.metadata
-import itertools
 import json
 import logging
 import os
@@ -28,14 +27,11 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, NoReturn, TextIO
 
-import pluggy
 import typer
 from typer.core import TyperGroup
 
-from geckosched import core
 from geckosched.config import Configuration, find_database, installed_plugins, load_configuration
 from geckosched.core import (
     SECOND,
@@ -66,11 +62,9 @@ _GOOD = frozenset((Outcome.SUCCEEDED, Outcome.PARTIAL, Outcome.SKIPPED))  # for 
 _WHOLE = frozenset((Outcome.SUCCEEDED, Outcome.SKIPPED))  # all that was to do was done; `runs --failed` shows the rest
 _GONE = "interrupted (process gone)"  # a run that is open though nobody leads; the next leader closes it as interrupted
 _STALE = timedelta(seconds=10)  # of a heartbeat, which is written every 2 s
-_NO_SIGN = "no sign of life for three intervals, or runs that hang"
 _NOT_LOADED = "not loaded: the configuration can't be used"  # a plugin's error
 _FEW = 10  # of many jobs, in one line
 _HANGS = "the leader hangs, is stopped or can't write the store"  # why a heartbeat is stale
-_PATIENCE = 5  # seconds of loading plugins until somebody may wonder
 
 _stdout: ContextVar[TextIO] = ContextVar("stdout")  # where data goes, whatever plugins do to sys.stdout
 
@@ -391,7 +385,7 @@ def plugins(as_json: AsJson = False, config: Config = None, database: Database =
     scheduler = CollectionScheduler(configuration.scheduler)
     try:
         with _no_word_of_broken_plugins():
-            _load_into(scheduler, configuration)
+            configuration.load_plugins(scheduler)
     except ConfigError as error:
         code = USAGE
         _complain(str(error))
@@ -465,13 +459,8 @@ def _configure(config: Path | None, database: Path | None) -> Configuration:
 
 def _load(configuration: Configuration) -> CollectionScheduler:
     scheduler = CollectionScheduler(configuration.scheduler)
-    _load_into(scheduler, configuration)
+    configuration.load_plugins(scheduler)
     return scheduler
-
-
-def _load_into(scheduler: CollectionScheduler, configuration: Configuration) -> None:
-    with _saying_what_hangs():
-        configuration.load_plugins(scheduler)
 
 
 def _expect_job(name: str, found: Status, not_scheduled: Mapping[str, str]) -> JobStatus:
@@ -527,7 +516,7 @@ def _objections(found: Status, now: datetime) -> list[str]:
     said = ["" if _is_led(found) else "nobody leads", _silence(found.scheduler, now)]
     sick = [job for job in found.jobs if job.health is Health.UNHEALTHY]
     if sick:
-        few = ", ".join(f"{job.job_id} ({_because(job, found)})" for job in sick[:_FEW])
+        few = ", ".join(f"{job.job_id} ({job.reason})" for job in sick[:_FEW])
         said.append(f"unhealthy: {few}{f' and {len(sick) - _FEW} more' if len(sick) > _FEW else ''}")
     return [each for each in said if each]
 
@@ -698,38 +687,6 @@ def _divert_stdout() -> Callable[[], None]:
     return undo
 
 
-@contextmanager
-def _saying_what_hangs() -> Iterator[None]:
-    """Say where the plugins are if they take long to load: nothing else would show that one hangs."""
-
-    def on_alarm(_: int, frame: FrameType | None) -> None:
-        text = f"geckosched: still loading plugins after {_PATIENCE} s: {_place_in_plugin(frame)}; Ctrl-C ends this\n"
-        with suppress(OSError):  # not `_say`: the plugin may be in the middle of a print
-            os.write(2, text.encode())
-
-    before = signal.signal(signal.SIGALRM, on_alarm)
-    signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _place_in_plugin(frame: FrameType | None) -> str:
-    """Return the line of plugin code that the core called, and that calls whatever runs now."""
-    library = str(Path(os.__file__).parent)
-    ours = (pluggy.__path__[0], "<frozen")
-    called = itertools.takewhile(lambda step: step[0].f_code.co_filename != core.__file__, traceback.walk_stack(frame))
-    steps = [(step.f_code.co_filename, line) for step, line in called]
-    theirs = [
-        f"{file}:{line}"
-        for file, line in steps
-        if not file.startswith(ours) and ("site-packages" in file or not file.startswith(library))
-    ]
-    return theirs[-1] if theirs else "between two plugins"
-
-
 def _plugin_commands(word: str, ours: Sequence[str]) -> TyperGroup:
     """Return what the plugin called `word` adds by `register_commands(app)`, to a typer app of its own: a plugin can
     replace neither our commands nor another plugin's."""
@@ -768,11 +725,11 @@ def _print_json(value: object) -> None:
 
 
 def _print_status(found: Status, reasons: Mapping[str, str], now: datetime) -> None:
-    broken = [plugin for plugin in found.plugins if not plugin.ok]
     _print_scheduler(found.scheduler, now)
-    _print_jobs(found.jobs, now, led=_is_led(found), reasons=reasons, broken={plugin.name for plugin in broken})
-    for plugin in broken:
-        _put(f"plugin {plugin.name} is broken: {_clean(plugin.error or '')}")
+    _print_jobs(found.jobs, now, led=_is_led(found), reasons=reasons)
+    for plugin in found.plugins:
+        if not plugin.ok:
+            _put(f"plugin {plugin.name} is broken: {_clean(plugin.error or '')}")
 
 
 def _print_scheduler(info: SchedulerInfo, now: datetime) -> None:
@@ -787,9 +744,8 @@ def _print_scheduler(info: SchedulerInfo, now: datetime) -> None:
 
 
 def _print_jobs(
-    jobs: Sequence[JobStatus], now: datetime, *, led: bool = True, reasons: Mapping[str, str] | None = None,
-    broken: Collection[str] = (),
-) -> None:  # fmt: skip
+    jobs: Sequence[JobStatus], now: datetime, *, led: bool = True, reasons: Mapping[str, str] | None = None
+) -> None:
     if not jobs:
         _put("\nno jobs yet: geckosched run schedules what the plugins bring")
         return
@@ -804,7 +760,7 @@ def _print_jobs(
         headers.append(">LOST")
         for row, job in zip(rows, jobs, strict=True):
             row.append(str(job.lost))
-    notes = {index: _note_of_job(job, led, (reasons or {}).get(job.job_id), broken) for index, job in enumerate(jobs)}
+    notes = {index: _note_of_job(job, led, (reasons or {}).get(job.job_id)) for index, job in enumerate(jobs)}
     _print_table(headers, rows, notes)
 
 
@@ -817,17 +773,17 @@ def _next(job: JobStatus, now: datetime, led: bool) -> str:
     return f"overdue {job.next_run_at:%H:%M}" if overdue else _briefly(job.next_run_at, now)
 
 
-def _note_of_job(job: JobStatus, led: bool = True, reason: str | None = None, broken: Collection[str] = ()) -> str:
-    """Say what is not as it should be with a job's last run, its breaker and its life."""
+def _note_of_job(job: JobStatus, led: bool = True, reason: str | None = None) -> str:
+    """Say why a job is unhealthy, and what is not as it should be with its last run."""
     outcome, said = job.last_outcome, []
     if outcome in (Outcome.FAILED, Outcome.TIMED_OUT):
         said.append(f"{outcome}: {job.last_error}" if job.last_error else outcome)
     elif outcome not in (None, Outcome.SUCCEEDED):
         said.append(f"{outcome}: {reason}" if reason else outcome)
-    if job.breaker is not BreakerState.CLOSED:
+    if job.health is Health.UNHEALTHY:
+        said.insert(0, job.reason)
+    elif job.breaker is not BreakerState.CLOSED:  # of a job that is disabled
         said.insert(0, f"breaker {_words(job.breaker)}")
-    elif job.health is Health.UNHEALTHY and job.plugin not in broken:  # broken plugins are said below the table
-        said.insert(0, _NO_SIGN)
     if job.running_for is not None and not led:
         said.insert(0, _GONE)
     return _clean("; ".join(said))
@@ -841,7 +797,7 @@ def _print_job(job: JobStatus, found: Status, reasons: Mapping[str, str], now: d
             instead["running_for"] = _GONE
     if reason := reasons.get(job.job_id):
         instead["last_outcome"] = f"{job.last_outcome}: {reason}"
-    _print_details(job, now, instead, _because(job, found))
+    _print_details(job, now, instead, job.reason)
     if silence := _silence(found.scheduler, now):
         _put(f"scheduler: {silence}")
 
@@ -862,34 +818,7 @@ def _will_run(job: JobStatus, found: Status) -> str:
     else:
         moment = f"{job.next_run_at:%H:%M}" if job.next_run_at - now < timedelta(days=1) else f"{job.next_run_at:%m-%d}"
         said = f"next run {_in_words(job.next_run_at, now)} ({moment} UTC)"
-    return "; ".join([said, *_ailments(job, found)])
-
-
-def _ailments(job: JobStatus, found: Status) -> list[str]:
-    """Return what keeps a job from running as it should."""
-    said = [f"plugin {each.name} is broken" for each in found.plugins if each.name == job.plugin and not each.ok]
-    if job.breaker is BreakerState.OPEN:
-        said.append(f"breaker open{'' if job.retry_at is None else f' until {job.retry_at:%Y-%m-%d %H:%M:%S} UTC'}")
-    elif job.breaker is BreakerState.HALF_OPEN:
-        said.append("breaker half open, one run is the probe")
-    if not said and job.health is Health.UNHEALTHY:
-        said.append(_NO_SIGN)
-    return said
-
-
-def _because(job: JobStatus, found: Status) -> str:
-    """Say why a job is degraded or unhealthy, as far as its status shows it."""
-    if job.health not in (Health.DEGRADED, Health.UNHEALTHY):
-        return ""
-    said = _ailments(job, found)
-    if job.consecutive_errors:
-        said.append(f"{_count(job.consecutive_errors, 'error')} in a row")
-    if job.lost:
-        said.append(f"{job.lost} lost so far")
-    if job.health is Health.DEGRADED and not job.consecutive_errors:  # losses of the last day, or `quiet` is over
-        rows = "no row yet" if job.last_rows_at is None else f"last row at {job.last_rows_at:%Y-%m-%d %H:%M:%S} UTC"
-        said.append(rows if job.lost else f"quiet, {rows}")
-    return "; ".join(said)
+    return f"{said}; {job.reason}" if job.health is Health.UNHEALTHY else said
 
 
 def _show_plugins(found: Sequence[PluginStatus], not_scheduled: Mapping[str, str], as_json: bool) -> None:
@@ -975,9 +904,10 @@ def _outcome(run: Run, orphans: Collection[int]) -> str:
 def _print_details(record: JobStatus | Run, now: datetime, instead: Mapping[str, str], because: str = "") -> None:
     """Print every field of a job or a run, some in other words; text of several lines (a traceback) comes last.
 
-    `because` is a row of its own after `health`.
+    `because`, why a job's health is what it is, is a row of its own after `health`.
     """
-    fields = {each.name: getattr(record, each.name) for each in dataclasses.fields(record)}
+    shown = [each.name for each in dataclasses.fields(record) if each.metadata.get("json", True)]
+    fields = {name: getattr(record, name) for name in shown}
     fields.update(instead)
     long = {name: value for name, value in fields.items() if isinstance(value, str) and "\n" in value}
     width = max(map(len, fields)) + 2

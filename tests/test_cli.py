@@ -11,7 +11,6 @@ import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -460,7 +459,7 @@ JOB = JobStatus(
     retry_at=None, next_run_at=NOW + timedelta(minutes=8), running_for=None, last_outcome=Outcome.FAILED,
     last_started_at=NOW - timedelta(minutes=2), last_seconds=1.5, last_success_at=NOW - timedelta(days=3),
     last_rows_at=None, last_error="HTTPError: 500\nServer Error" + " x" * 60, runs=9000, errors=123,
-    success_rate=0.98, rows=123456, lost=0, missed=0,
+    success_rate=0.98, rows=123456, lost=0, missed=0, reason="breaker half open, one run is the probe",
 )  # fmt: skip
 
 RUN = Run(
@@ -489,7 +488,7 @@ def test_jobs_fit_into_80_columns_of_plain_text(capsys: pytest.CaptureFixture[st
         "",
         "JOB                      HEALTH     LAST (UTC)    NEXT (UTC)     RUNS  ERRORS",
         "geckoterminal-top-pools  unhealthy  2m ago 15:43  in 8m 15:53    9000     123",
-        "  breaker half open; failed: HTTPError: 500 Server Error" + " x" * 60,
+        "  breaker half open, one run is the probe; failed: HTTPError: 500 Server Error" + " x" * 60,
         "fine                     healthy    2m ago 15:43  in 8m 15:53       3       0",
         "busy                     healthy    2m ago 15:43  running 12s       3       0",
         "  skipped",
@@ -536,7 +535,7 @@ def test_a_terminal_gets_the_same_with_notes_wrapped(
         assert len(notes) > 1
         assert all(note.startswith("  ") and len(note) <= columns for note in notes)
         said = " ".join(note.strip() for note in notes)
-        assert said == "breaker half open; failed: HTTPError: 500 Server Error" + " x" * 60
+        assert said == "breaker half open, one run is the probe; failed: HTTPError: 500 Server Error" + " x" * 60
 
 
 def test_colours_are_for_terminals_that_want_them(
@@ -557,42 +556,14 @@ def status_of(job: JobStatus, state: SchedulerState = SchedulerState.RUNNING, *p
     return Status(SchedulerInfo(state, 42, "host", NOW, NOW, "app.db", "0.1"), (job,), plugins)
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        (
-            {"breaker": BreakerState.OPEN, "retry_at": NOW},
-            "breaker open until 2026-11-23 15:45:30 UTC; 5 errors in a row",
-        ),
-        ({}, "breaker half open, one run is the probe; 5 errors in a row"),
-        (
-            {"breaker": BreakerState.CLOSED, "consecutive_errors": 0},
-            "no sign of life for three intervals, or runs that hang",
-        ),
-        ({"plugin": "bad", "breaker": BreakerState.CLOSED, "consecutive_errors": 0}, "plugin bad is broken"),
-        ({"health": Health.DEGRADED, "breaker": BreakerState.CLOSED, "consecutive_errors": 1}, "1 error in a row"),
-        (
-            {"health": Health.DEGRADED, "breaker": BreakerState.CLOSED, "consecutive_errors": 0, "lost": 7},
-            "7 lost so far; no row yet",
-        ),
-        (
-            {"health": Health.DEGRADED, "breaker": BreakerState.CLOSED, "consecutive_errors": 0, "last_rows_at": NOW},
-            "quiet, last row at 2026-11-23 15:45:30 UTC",
-        ),
-        ({"health": Health.HEALTHY, "breaker": BreakerState.CLOSED}, ""),
-        ({"health": Health.DISABLED}, ""),
-    ],
-)
-def test_a_job_in_full_says_why_it_is_not_healthy(
-    changes: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A row `because` after `health`, no more than the status shows."""
-    job = dataclasses.replace(JOB, **changes)
-    broken = PluginStatus("bad", None, None, False, "SystemExit", ())
-    cli._print_job(job, status_of(job, SchedulerState.RUNNING, broken), {}, NOW)
+@pytest.mark.parametrize("said", ["2 runs hang past the time limit: its slots wait", ""])
+def test_a_job_in_full_says_why_its_health_is_what_it_is(said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row `because` after `health`, if there is a reason to give; nothing else is called so."""
+    job = dataclasses.replace(JOB, reason=said)
+    cli._print_job(job, status_of(job), {}, NOW)
     lines = capsys.readouterr().out.splitlines()
     above = next(index for index, line in enumerate(lines) if line.startswith("health "))
-    assert [line[20:] for line in lines if line.startswith("because ")] == ([said] if said else [])
+    assert [line[20:] for line in lines if line.startswith(("because ", "reason "))] == ([said] if said else [])
     assert lines[above + 1].startswith("because " if said else "breaker ")
 
 
@@ -612,7 +583,9 @@ def test_a_job_in_full_has_every_field(capsys: pytest.CaptureFixture[str]) -> No
         }.items()
     )
     assert [*shown, "last error"] == [
-        each.name.replace("_", " ") for each in dataclasses.fields(JobStatus) if each.name != "last_error"
+        each.name.replace("_", " ")
+        for each in dataclasses.fields(JobStatus)
+        if each.name not in ("last_error", "reason")  # the reason is said after the health
     ] + ["last error"]
     assert (title, first, second[:16]) == ("last error:", "  HTTPError: 500", "  Server Error x")
 
