@@ -244,8 +244,12 @@ def test_paging_that_never_ends_stops_at_the_plans_last_page(house: Open, both: 
     assert home.rows("SELECT count(*) AS n FROM gt_networks WHERE gone_at IS NULL") == [{"n": 12}]
 
 
-def test_identical_pages_are_a_problem_and_end_the_list(house: Open, both: FakeApi) -> None:
-    both.answers[NETWORKS_PATH] = listed("eth", "solana", more=True)
+def test_identical_pages_are_a_problem_and_end_the_list(house: Open, both: FakeApi, clock: FakeClock) -> None:
+    def networks(query: Mapping[str, str]) -> Answer:
+        clock.advance(10)
+        return listed("eth", "solana", more=True)
+
+    both.answers[NETWORKS_PATH] = networks
     home = house()
     run = home.run("catalog")
     assert "networks page 2: AnswerError" in problems(run)
