@@ -83,6 +83,7 @@ class House:
 
     def __init__(self, size: int) -> None:
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.started = 0
         self.lock = LeaderLock(Path("geckosched.db").absolute())
         for _ in range(size):
             self.add()
@@ -93,6 +94,7 @@ class House:
         with Path("said").open("ab") as said:
             process = subprocess.Popen(command, stdout=said, stderr=said)
         self.processes[process.pid] = process
+        self.started += 1
 
     def leader(self) -> int | None:
         """Return the pid of the one of them that leads; None while none does, or somebody else for a moment."""
@@ -103,19 +105,23 @@ class House:
         return None
 
     def kill_leader(self) -> float:
-        """Kill the leader; return after how many seconds another one led."""
+        """Kill the leader; return after how many seconds somebody led. (Until one of them leads again, that may be a
+        program outside which leads for the moment of its own call.)"""
         until(lambda: self.leader() is not None, "a leader")
-        old = self.leader()
+        old, instances = self.leader(), len(sql("SELECT 1 FROM geckosched_instances"))
         assert old is not None
         begin = time.monotonic()
         self.processes[old].kill()
-        until(lambda: self.leader() not in (old, None), "a take-over")
+        until(lambda: len(sql("SELECT 1 FROM geckosched_instances")) > instances and self.lock.is_held(), "a take-over")
         took = time.monotonic() - begin
+        until(lambda: self.leader() not in (old, None), "a take-over by one of them")
         self.processes.pop(old).communicate()
         return took
 
     def end(self) -> list[int]:
-        """End them as an operator does; return their exit codes."""
+        """End them as an operator does, when all are there; return their exit codes."""
+        up = "times in UTC"
+        until(lambda: Path("said").read_text(encoding="utf-8").count(up) == self.started, "the last one's start")
         for process in self.processes.values():
             process.send_signal(signal.SIGCONT)
             process.send_signal(signal.SIGTERM)
