@@ -3833,7 +3833,11 @@ class CollectionScheduler:
 
     def get_status(self) -> Status:
         """Return scheduler, jobs and plugins: what the store says, wherever the leader is, and the jobs that are
-        registered here but not stored yet. (The one method that needs a second file: `geckosched.views`.)"""
+        registered here but not stored yet. (This and what builds on it need a second file: `geckosched.views`.)"""
+        return self._read_status()
+
+    def _read_status(self, job_id: str | None = None) -> Status:
+        """Read the status of all jobs, or of one only."""
         try:
             from geckosched.views import read_status
         except ImportError as error:
@@ -3841,15 +3845,14 @@ class CollectionScheduler:
         leading = self._lock.is_held()
         own = self.lead is not None or (not leading and self._state is not SchedulerState.STOPPED)
         with self._mutex:
-            registrations = list(self._registrations.values())
+            registrations = [r for r in self._registrations.values() if job_id in (None, r.job_id)]
         return read_status(self._store, self._clock.now(), leading=leading, own_state=self._state if own else None,
-                           registrations=registrations, plugins=tuple(self.registry.plugins.values()))
+                           registrations=registrations, plugins=tuple(self.registry.plugins.values()), job_id=job_id)
 
     def get_collector_status(self, job_id: str) -> JobStatus:
         """Return the status of one job. Raises UnknownJob."""
-        for job in self.get_status().jobs:
-            if job.job_id == job_id:
-                return job
+        for job in self._read_status(job_id).jobs:
+            return job
         raise self._unknown(job_id)
 
     def get_unhealthy_collectors(self) -> list[JobStatus]:
