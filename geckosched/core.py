@@ -3018,7 +3018,8 @@ class Requests:
                 connection.execute("COMMIT")
                 return cursor
         except sqlite3.Error as error:
-            raise StoreError(f"{path}: {error}") from error
+            held = " (another program holds it)" if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_BUSY else ""
+            raise StoreError(f"{path}: {error}{held}") from error
 
 
 class SharedObject:
@@ -3082,7 +3083,10 @@ class Lead:
         self.hooks.close(time.monotonic() + left(0.1, 5.0), hurry)
         end = "UPDATE geckosched_instances SET stopped_at=?, heartbeat_at=?, plugins=coalesce(?, plugins) WHERE id=?"
         now = to_text(self.clock.now())
-        self.writer.inbox.put(Statements([(end, (now, now, self.plugins_text(), self.instance_id))]))
+        self.writer.inbox.put(Statements([
+            (end, (now, now, self.plugins_text(), self.instance_id)),
+            ("UPDATE geckosched_jobs SET abandoned=0 WHERE abandoned", ()),  # what still hangs can store nothing
+        ]))
         self.writer.finish()
         self._writer_thread.join(left(0.1))
         self.writer.give_up = True
@@ -3181,7 +3185,7 @@ class Lead:
             rows = {row["job_id"]: row for row in connection.execute(_RESTORE_SQL)}
             connection.execute(
                 "INSERT INTO geckosched_instances VALUES (?,?,?,?,?,?,NULL,0,coalesce(?, (SELECT plugins FROM "
-                "geckosched_instances ORDER BY started_at DESC, rowid DESC LIMIT 1), '[]'))",
+                "geckosched_instances ORDER BY rowid DESC LIMIT 1), '[]'))",
                 (self.instance_id, os.getpid(), socket.gethostname(), __version__, to_text(now), to_text(now),
                  self.plugins_text()))
             known = {registration.job_id for registration in registrations}
@@ -3259,6 +3263,9 @@ def _repeat(turn: Callable[[], bool]) -> Callable[[], None]:
     return loop
 
 
+_stored_duration = functools.lru_cache(parse_duration)  # a hundred thousand jobs have a handful of intervals
+
+
 class Verdict(NamedTuple):
     """A job's health and, unless it is well, why: a few words for people."""
 
@@ -3297,7 +3304,7 @@ def _unhealthy_because(job: Mapping[str, Any] | sqlite3.Row, now: int, leader_si
         said.append(f"{runs} past the time limit{waits}")
     if leader_since is not None:
         silent = now - max(leader_since, _from_text_or_none(job["last_sign_at"]) or 0)
-        if silent > max(3 * parse_duration(job["every"]), 3 * MINUTE):
+        if silent > max(3 * _stored_duration(job["every"]), 3 * MINUTE):
             said.append(f"no sign of life for {format_duration(silent // SECOND * SECOND)}")
     return said
 
@@ -3309,7 +3316,7 @@ def _degraded_because(job: Mapping[str, Any] | sqlite3.Row, now: int, leader_sin
     if job["lost_lately"]:
         said.append(f"{int(job['lost_lately'])} lost in the last day")
     rows_at = leader_since if job["last_rows_at"] is None else from_text(job["last_rows_at"])
-    if job["quiet"] is not None and rows_at is not None and now - rows_at > parse_duration(job["quiet"]):
+    if job["quiet"] is not None and rows_at is not None and now - rows_at > _stored_duration(job["quiet"]):
         said.append(f"no new row for longer than {job['quiet']}")
     return said
 
@@ -3695,6 +3702,8 @@ class Ticker:
     def _plan(self, job: Job, planned: NextRun | None) -> None:
         if job.gone:
             return
+        if job.dormant and not self._momentary:
+            planned = None  # no slot of it comes up as long as this process leads
         job.next = planned
         due = None if planned is None or job.dormant else planned.due
         if due != job.slot.due:  # else it stands in the timetable already: a run that ends mostly moves nothing
@@ -4304,7 +4313,11 @@ class CollectionScheduler:
 
     def get_status(self) -> Status:
         """Return scheduler, jobs and plugins: what the store says, wherever the leader is, and the jobs that are
-        registered here but not stored yet. (The one method that needs a second file: `geckosched.views`.)"""
+        registered here but not stored yet. (This and what builds on it need a second file: `geckosched.views`.)"""
+        return self._read_status()
+
+    def _read_status(self, job_id: str | None = None) -> Status:
+        """Read the status of all jobs, or of one only."""
         try:
             from geckosched.views import read_status
         except ImportError as error:
@@ -4312,15 +4325,14 @@ class CollectionScheduler:
         leading = self._lock.is_held()
         own = self.lead is not None or (not leading and self._state is not SchedulerState.STOPPED)
         with self._mutex:
-            registrations = list(self._registrations.values())
+            registrations = [r for r in self._registrations.values() if job_id in (None, r.job_id)]
         return read_status(self._store, self._clock.now(), leading=leading, own_state=self._state if own else None,
-                           registrations=registrations, plugins=tuple(self.registry.plugins.values()))
+                           registrations=registrations, plugins=tuple(self.registry.plugins.values()), job_id=job_id)
 
     def get_collector_status(self, job_id: str) -> JobStatus:
         """Return the status of one job. Raises UnknownJob."""
-        for job in self.get_status().jobs:
-            if job.job_id == job_id:
-                return job
+        for job in self._read_status(job_id).jobs:
+            return job
         raise self._unknown(job_id)
 
     def get_unhealthy_collectors(self) -> list[JobStatus]:
@@ -4555,7 +4567,9 @@ class CollectionScheduler:
             raise answer
         if answer == "unknown job":
             raise self._unknown(job_id)
-        if answer is not None and (answer == "expired" or answer.startswith("refused")):
+        if answer == "expired":
+            answer += f": the leader did not answer within {REQUEST_LIFETIME // SECOND} s, it hangs or is stopped"
+        if answer is not None and answer.startswith(("expired", "refused")):
             raise SchedulerClosed(f"{action} {job_id}: {answer}")
 
 

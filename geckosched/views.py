@@ -84,12 +84,15 @@ class Status(Record):
     plugins: tuple[PluginStatus, ...]
 
 
+# INDEXED BY: the one index that has the open runs and nothing else; without it each job's history is read for them.
 _STATUS_SQL = """
+    WITH open_runs AS MATERIALIZED (
+        SELECT job_id, max(id), started_at FROM geckosched_runs INDEXED BY geckosched_runs_open
+         WHERE outcome IS NULL GROUP BY job_id)
     SELECT j.*, r.outcome AS last_outcome, r.started_at AS last_started_at, r.finished_at AS last_finished_at,
            CASE WHEN f.error IS NULL THEN f.detail WHEN f.error_type IS NULL THEN f.error
                 ELSE f.error_type || ': ' || f.error END AS last_error,
-           (SELECT started_at FROM geckosched_runs o WHERE o.job_id = j.job_id AND o.outcome IS NULL
-             ORDER BY id DESC LIMIT 1) AS running_since,
+           o.started_at AS running_since,
            (SELECT total(outcome IN ('succeeded', 'partial')) / nullif(count(*), 0) FROM
              (SELECT outcome FROM geckosched_runs h WHERE h.job_id = j.job_id
                AND outcome IN ('succeeded', 'partial', 'failed', 'timed_out') ORDER BY id DESC LIMIT 100)
@@ -98,9 +101,8 @@ _STATUS_SQL = """
       FROM geckosched_jobs j
       LEFT JOIN geckosched_runs r ON r.id = j.last_run_id
       LEFT JOIN geckosched_runs f ON f.id = j.last_failure_id
-     WHERE j.retired_at IS NULL
-     ORDER BY j.job_id
-"""
+      LEFT JOIN open_runs o ON o.job_id = j.job_id
+     WHERE j.retired_at IS NULL"""
 
 
 def read_status(
@@ -111,14 +113,15 @@ def read_status(
     own_state: SchedulerState | None,
     registrations: Iterable[Registration],
     plugins: tuple[PluginStatus, ...],
+    job_id: str | None = None,
 ) -> Status:
-    """Return what the store says, and the jobs of `registrations` that it lacks.
+    """Return what the store says, and the jobs of `registrations` that it lacks: all, or only `job_id`.
 
     `leading` is whether some process has the lead; `own_state` is the asking scheduler's state where that says more;
     `plugins` are those loaded here, if any were, with the trouble that the process that led last had with their hooks;
     else that process's are shown.
     """
-    rows = store.read("SELECT * FROM geckosched_instances ORDER BY started_at DESC, rowid DESC LIMIT 1")
+    rows = store.read("SELECT * FROM geckosched_instances ORDER BY rowid DESC LIMIT 1")
     last = dict(rows[0]) if rows else {}
     state = own_state or (SchedulerState.RUNNING if leading else SchedulerState.STOPPED)
     info = SchedulerInfo(
@@ -133,15 +136,18 @@ def read_status(
     stored = {plugin["name"]: _plugin_status(plugin) for plugin in json.loads(last.get("plugins") or "[]")}
     plugins = tuple(_with_trouble(plugin, stored) for plugin in plugins) or tuple(stored.values())
     since = from_text(last["started_at"]) if last and leading else None
-    jobs = read_jobs(store, now, since, {plugin.name for plugin in plugins if not plugin.ok})
+    jobs = read_jobs(store, now, since, {plugin.name for plugin in plugins if not plugin.ok}, job_id)
     known = {job.job_id for job in jobs}
     jobs += [_unstored(registration) for registration in registrations if registration.job_id not in known]
     return Status(info, tuple(sorted(jobs, key=lambda job: job.job_id)), plugins)
 
 
-def read_jobs(store: Store, now: int, leader_since: int | None, broken: Collection[str]) -> list[JobStatus]:
-    """Return every job of the store; `success_rate` is over the last 100 runs that say something."""
-    rows = store.read(_STATUS_SQL, (to_text(now - DAY),))
+def read_jobs(
+    store: Store, now: int, leader_since: int | None, broken: Collection[str], job_id: str | None = None
+) -> list[JobStatus]:
+    """Return the jobs of the store, or the one; `success_rate` is over the last 100 runs that say something."""
+    sql, params = (_STATUS_SQL, ()) if job_id is None else (f"{_STATUS_SQL} AND j.job_id = ?", (job_id,))
+    rows = store.read(sql, (to_text(now - DAY), *params))
     return [_job_status(dict(row), now, leader_since, row["plugin"] in broken) for row in rows]
 
 
@@ -185,4 +191,4 @@ def _with_trouble(plugin: PluginStatus, stored: Mapping[str, PluginStatus]) -> P
 
 
 def _moment(text: str | None) -> datetime | None:
-    return None if text is None else to_datetime(from_text(text))
+    return None if text is None else datetime.fromisoformat(text)
