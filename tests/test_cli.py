@@ -265,7 +265,9 @@ def test_only_limits_the_slots_and_retires_nothing() -> None:
     assert 'geckosched: no job is called "tock"' in unknown.err
     assert runs_of_store("tick")
     assert not runs_of_store("daily")
-    assert job_of_store("daily") is not None
+    left_out = job_of_store("daily")
+    assert left_out is not None
+    assert left_out.next_run_at is None, "a job that is left out has no next run"
 
 
 def test_a_plugin_has_commands_under_its_name(site: Path) -> None:
