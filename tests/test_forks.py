@@ -188,6 +188,7 @@ def run(script: str, store: Path) -> dict[str, Any]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
     assert process.returncode == 0, errors
     said: dict[str, Any] = json.loads(out)
     return said
