@@ -239,10 +239,10 @@ def test_the_leader_killed_ten_times(house: House) -> None:
             threading.Event().wait(moments.uniform(0.0, 0.7))
         before = len(sql("SELECT 1 FROM geckosched_runs WHERE job_id = 'one' AND outcome = 'succeeded'"))
         until(lambda: len(outside.get_runs("one", 10_000)) > before + 2, "the jobs go on")
+        until(lambda: min(asking.count for asking in (triggers, switches, looks)) > KILLS, "enough was asked")
     assert house.end() == [0, 0, 0], Path("said").read_text(encoding="utf-8")
     for asking in (triggers, switches, looks):
         assert asking.errors == []
-        assert asking.count > KILLS
     assert max(took) <= 2
     runs = outside.get_runs(limit=100_000)
     check_slots(runs)
@@ -274,7 +274,8 @@ def test_a_leader_that_is_stopped_and_goes_on(house: House) -> None:
     until(lambda: beat() > first, "a heartbeat")
     until(lambda: len(outside.get_runs("one")) >= 2, "runs")
     os.kill(leader, signal.SIGSTOP)
-    until(lambda: age() > 4, "an old heartbeat")
+    stopped = time.monotonic()
+    until(lambda: age() > 4 and time.monotonic() > stopped + 4, "an old heartbeat")
     at_rest = max(run.id for run in outside.get_runs())
     assert outside.get_status().scheduler.pid == leader == house.leader()
     os.kill(leader, signal.SIGCONT)
@@ -285,4 +286,4 @@ def test_a_leader_that_is_stopped_and_goes_on(house: House) -> None:
     runs = outside.get_runs(limit=1000)
     check_slots(runs)
     check_rows(runs)
-    assert max(run.missed for run in runs if run.job_id == "one") >= 2
+    assert sum(run.missed for run in runs if run.job_id == "one" and run.id > at_rest) >= 2
