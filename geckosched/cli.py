@@ -1072,6 +1072,8 @@ def main() -> NoReturn:
         typer.main.get_command(app).main(prog_name="geckosched")
     except SystemExit as end:
         code = end.code
+    except _Terminated:  # while the command line was still being put together
+        code = DONE
     except BaseException:
         traceback.print_exc()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -820,10 +820,12 @@ class Breaker:
         self.retry_at = max(now + pause, self.retry_at or 0)
         self._pause = self.retry_at - now
 
-    def neutral(self, now: int) -> None:
-        """Hear an end that says nothing about the service: skipped, interrupted."""
+    def neutral(self, now: int, again_after: int | None = None) -> None:
+        """Hear an end that says nothing about the service: skipped (which may ask for another look), interrupted."""
         self.consecutive_rate_limits = 0
         self._not_judged(now)
+        if again_after is not None and self.state is BreakerState.CLOSED:
+            self._pause, self.retry_at = again_after, now + again_after
 
     def _not_judged(self, now: int) -> None:
         """A probe that ended neutrally leaves the breaker open, with the same delay once more."""
@@ -844,8 +846,8 @@ class Breaker:
             self.retry_at = now if self.retry_at is None else self.retry_at
             self.opened_at = self.opened_at or now
         if self.retry_at is not None:
-            limited = self.consecutive_rate_limits > 0
-            self._pause = self.retry_at - now if limited else self.backoff(max(1, self.consecutive_errors))
+            by_error = self.consecutive_errors > 0 and not self.consecutive_rate_limits
+            self._pause = self.backoff(self.consecutive_errors) if by_error else self.retry_at - now
         self.mend(now)
 
     def mend(self, now: int) -> None:
@@ -900,7 +902,8 @@ class Budget:
 
 
 class Ledger:
-    """What has been called of a Budget, and when the next call may go out. A decider: it is told the time.
+    """What has been called of a Budget, and when the next call may go out. A decider: it is told the time, which is
+    steady (a step of the clock opens and closes nothing); what is stored is wall time.
 
     Two rules at once. A call holds one of the rate's places from before it is sent until a window after its answer, so
     the far side never counts more than the rate in any window, however long the way. And no more than `burst` calls
@@ -955,9 +958,10 @@ class Ledger:
         elif heard:
             self._refusal = 0
 
-    def dump(self) -> str:
-        """Return the ledger as JSON, for `geckosched_budgets.calls`."""
-        return json.dumps({"places": list(self._places.values()), "due": self._due, "refusal": self._refusal,
+    def dump(self, ahead: int = 0) -> str:
+        """Return the ledger as JSON, for `geckosched_budgets.calls`; the wall clock is `ahead` of the steady time."""
+        places = [None if end is None else end + ahead for end in self._places.values()]
+        return json.dumps({"places": places, "due": self._due + ahead, "refusal": self._refusal,
                            "closed_for": self._closed_for})
 
     def load(self, calls: str, closed_until: int, now: int) -> None:
@@ -971,14 +975,9 @@ class Ledger:
         self.closed_until = closed_until
         self.mend(now)
 
-    def shift(self, step: int) -> None:
-        """The clock was set forward: what was held is held as long as before."""
-        self._places = {place: None if end is None else end + step for place, end in self._places.items()}
-        self._due += step
-        self.closed_until += step
-
     def mend(self, now: int) -> None:
-        """The clock was set back: no place is held longer than a window from now, no pause longer than the burst's."""
+        """The clock was set back while nobody led: no place is held longer than a window from now, no pause is longer
+        than the burst's."""
         latest = now + self.budget.window
         self._places = {place: None if end is None else min(end, latest) for place, end in self._places.items()}
         self._due = min(self._due, now + self.budget.burst * self.budget.pause)
@@ -1092,13 +1091,10 @@ class Switchboard:
                 moments.append(service.ledger.closed_until)
         return min((moment for moment in moments if moment is not None), default=None)
 
-    def mend(self, now: int, step: int) -> None:
-        """After a step of the clock: no wait is shorter or longer than it was going to be."""
+    def save(self) -> None:
+        """Store all ledgers anew, after a step of the clock."""
         for service in self._services.values():
-            if step > 0:
-                service.ledger.shift(step)
-            else:
-                service.ledger.mend(now)
+            self._save(service.ledger, None, True)
 
 
 # ======================================================================================================================
@@ -2473,7 +2469,8 @@ class NextRun(NamedTuple):
     held: bool
 
 
-def conclude(outcome: Outcome, breaker: Breaker, now: int, *, heard: bool = True, retry_after: int = 0) -> None:
+def conclude(outcome: Outcome, breaker: Breaker, now: int, *, heard: bool = True, retry_after: int = 0,
+             again_after: int | None = None) -> None:
     """Let the breaker hear how a run ended: the first table of the design. `heard` is False for a disabled job."""
     if not heard:
         return
@@ -2484,22 +2481,23 @@ def conclude(outcome: Outcome, breaker: Breaker, now: int, *, heard: bool = True
     elif outcome is Outcome.RATE_LIMITED:
         breaker.rate_limited(now, retry_after)
     else:
-        breaker.neutral(now)
+        breaker.neutral(now, again_after)
 
 
-def next_run(breaker: Breaker, slot: int, again_at: int | None = None) -> NextRun:
+def next_run(breaker: Breaker, slot: int) -> NextRun:
     """Decide when a job runs next, `slot` being its next slot: the last column of the first table.
 
     An open breaker or a rate limit puts it off, an error with the breaker closed only brings it forward, and so does
-    what SkipRun asked for (`again_at`).
+    what SkipRun asked for.
     """
     retry = breaker.retry_at
     if breaker.state is not BreakerState.CLOSED and retry is not None:
         return NextRun(retry, Reason.PROBE, True)
     if breaker.consecutive_rate_limits and retry is not None:
         return NextRun(retry, Reason.RETRY, True)
-    sooner = min((t for t in (retry, again_at) if t is not None), default=slot)
-    return NextRun(sooner, Reason.RETRY, False) if sooner < slot else NextRun(slot, Reason.SCHEDULED, False)
+    if retry is not None and retry < slot:
+        return NextRun(retry, Reason.RETRY, False)
+    return NextRun(slot, Reason.SCHEDULED, False)
 
 
 def outcome_of(error: BaseException | None, failed: int, good: int, stop: str | None) -> Outcome:
@@ -3031,6 +3029,9 @@ class SharedObject:
         self.error: BaseException | None = None
 
 
+MOMENTARY = "momentary-"  # how the id of an instance begins that led for one caller only
+
+
 class Lead:
     """Everything that a leading process has: the writer, the ticker, the workers, and what they share.
 
@@ -3043,7 +3044,7 @@ class Lead:
         self.config = config
         self.clock = clock
         self.momentary = momentary
-        self.instance_id = uuid.uuid4().hex[:12]
+        self.instance_id = (MOMENTARY if momentary else "") + uuid.uuid4().hex[:12]
         self.started_at = clock.now()
         self.registry = registry
         self.hooks = Hooks(registry)
@@ -3195,7 +3196,7 @@ class Lead:
                         if row["job_id"] not in known and row["retired_at"] is None and row["plugin"] not in broken]
                 connection.executemany("UPDATE geckosched_jobs SET retired_at=? WHERE job_id=?", gone)
             for row in connection.execute("SELECT * FROM geckosched_budgets"):
-                self.ticker.restore_budget(row, now)
+                self.ticker.restore_budget(row)
             last = "SELECT max((SELECT coalesce(max(id), 0) FROM geckosched_runs), " \
                    "(SELECT coalesce(max(last_run_id), 0) FROM geckosched_jobs))"
             self.ticker.last_run_id = int(connection.execute(last).fetchone()[0])
@@ -3457,7 +3458,7 @@ class Ticker:
         self._stopping = False
         self._over = False
         self._door = threading.Lock()
-        self._offset = lead.clock.now() - lead.clock.monotonic()
+        self._offset = self._anchor = lead.clock.now() - lead.clock.monotonic()
         self._doubt = SECOND
 
     @property
@@ -3469,6 +3470,10 @@ class Ticker:
     def all_ended(self) -> bool:
         """Whether no run's thread is alive any more."""
         return not (self._running or self._abandoned or self._gave_up)
+
+    def _steady(self) -> int:
+        """Return the time for budgets: that of the wall clock when this lead began, and no step since."""
+        return self._clock.monotonic() + self._anchor
 
     # -- the loop
 
@@ -3497,7 +3502,7 @@ class Ticker:
             return bool(self._running)
         self._timetable.run_pending()
         self._enforce_time_limits()
-        self._calls.serve(self._clock.now())
+        self._calls.serve(self._steady())
         self._dispatch()
         self.last_turn = self._clock.now()
         return True
@@ -3511,8 +3516,9 @@ class Ticker:
             soonest = min(soonest, due - now)
         if self._deadlines:
             soonest = min(soonest, self._deadlines[0][0] - self._clock.monotonic())
-        if (moment := self._calls.next_moment(now, runs_wait=self._waiting > 0)) is not None:
-            soonest = min(soonest, moment - now)
+        steady = self._steady()
+        if (moment := self._calls.next_moment(steady, runs_wait=self._waiting > 0)) is not None:
+            soonest = min(soonest, moment - steady)
         return max(0, soonest) / SECOND
 
     def _watch_the_clock(self) -> None:
@@ -3524,7 +3530,7 @@ class Ticker:
         if abs(step) < SECOND + doubt:
             return
         log.warning("the clock was set %+.1f s", step / SECOND)
-        self._calls.mend(now, step)
+        self._calls.save()
         if step < 0:
             for job in self.jobs.values():
                 job.accounted = None if job.accounted is None else min(job.accounted, job.registration.grid.before(now))
@@ -3549,6 +3555,8 @@ class Ticker:
         if row is not None:
             job.state, job.ran = row["state"], bool(row["runs"])
             job.accounted = _from_text_or_none(row["last_scheduled_for"])
+            if job.accounted is not None and registration.row()[3:5] != (row["every"], row["at"]):
+                job.accounted = max(job.accounted, registration.grid.before(registration.grid.before(now) - 1))
             job.disabled_at = _from_text_or_none(row["disabled_at"])
             job.breaker.restore(row, now)
             ended = _from_text_or_none(row["last_finished"]) or now
@@ -3577,14 +3585,22 @@ class Ticker:
         else:
             self._calls.count_job(job.registration.budget, job.registration.priority, -1)
             self._calls.count_job(registration.budget, registration.priority, 1)
+            self._change_grid(job, registration)
             job.registration, job.enabled, job.instance = registration, registration.enabled, None
-            job.slot.grid, job.breaker.threshold = registration.grid, registration.max_consecutive_errors
+            job.breaker.threshold = registration.max_consecutive_errors
             self._plan_after(job, self._clock.now())
             saved = (*registration.row(), job.next_text)
         self._lead.writer.inbox.put(Statements([*statements, (_SAVE_JOB, saved)]))
 
+    def _change_grid(self, job: Job, new: Registration) -> None:
+        """Let a job's slots be those of its new registration, from now on: it has missed none of another grid."""
+        job.slot.grid = new.grid
+        if job.accounted is not None and (new.every, new.at) != (job.registration.every, job.registration.at):
+            job.accounted = new.grid.before(self._clock.now())
+
     def _revive(self, job: Job, registration: Registration) -> tuple[Any, ...]:
         """Take an unregistered job up again as it is now, a run in progress included."""
+        self._change_grid(job, registration)
         job.registration, job.enabled, job.instance, job.gone = registration, registration.enabled, None, False
         job.breaker.threshold = registration.max_consecutive_errors
         job.slot = self._timetable.add(registration.grid, lambda due: self._on_due(job, due))
@@ -3669,8 +3685,9 @@ class Ticker:
         zone, name = find_timezone(self._lead.config.timezone), job.registration.job_id
         every = parse_duration(timedelta(microseconds=every), "every")
         grid = Grid(name, every, None if at is None else parse_at(at, every), zone)
-        job.registration = dataclasses.replace(job.registration, every=every, at=at, grid=grid)
-        job.slot.grid = grid
+        registration = dataclasses.replace(job.registration, every=every, at=at, grid=grid)
+        self._change_grid(job, registration)
+        job.registration = registration
         self._plan_after(job, self._clock.now())
         return [self._change(job, every=format_duration(every), at=at)]
 
@@ -3733,9 +3750,9 @@ class Ticker:
             planned = NextRun(now, Reason.FIRST, False)
         self._plan(job, planned)
 
-    def _plan_after(self, job: Job, now: int, again_at: int | None = None) -> None:
+    def _plan_after(self, job: Job, now: int) -> None:
         """Plan a job's next run, the next slot being the first after `now` that isn't accounted for yet."""
-        planned = next_run(job.breaker, job.registration.grid.after(max(now, job.accounted or 0)), again_at)
+        planned = next_run(job.breaker, job.registration.grid.after(max(now, job.accounted or 0)))
         if job.next is not None and job.next.reason in (Reason.FIRST, Reason.CATCHUP):
             planned = job.next._replace(due=min(job.next.due, now))  # it has not come up yet
         self._plan(job, planned if job.active else None)
@@ -3800,7 +3817,7 @@ class Ticker:
     def _is_free(self, job: Job) -> bool:
         if self._waiting or self._is_parked(job):
             return False
-        return self._has_room(self._queue_key(job), self._clock.now())
+        return self._has_room(self._queue_key(job))
 
     def _is_parked(self, job: Job) -> bool:
         """Whether a job's abandoned runs, still alive, keep it from running."""
@@ -3813,12 +3830,12 @@ class Ticker:
             return (None, False)
         return (budget.name, self._calls.is_most_urgent(budget, job.registration.priority))
 
-    def _has_room(self, key: _QueueKey, now: int) -> bool:
+    def _has_room(self, key: _QueueKey) -> bool:
         """Whether a run may start: a worker is free, and its budget lets it."""
         workers, (name, urgent) = self._lead.config.max_workers, key
         if self._stopping or len(self._running) >= workers:
             return False
-        return name is None or self._calls.has_room(name, urgent, workers, now)
+        return name is None or self._calls.has_room(name, urgent, workers, self._steady())
 
     def _enqueue(self, job: Job, *, promoted: bool) -> None:
         waiting = cast(Waiting, job.waiting)
@@ -3835,11 +3852,11 @@ class Ticker:
     def _dispatch(self) -> None:
         """Start the runs that wait and may start now: by priority, then age."""
         while self._waiting:
-            now, best = self._clock.now(), None
+            best = None
             for key, heap in self._queues.items():
                 while heap and (heap[0][4].waiting is None or heap[0][4].waiting.entry != heap[0][3]):
                     heapq.heappop(heap)
-                if heap and (best is None or heap[0] < best[0]) and self._has_room(key, now):
+                if heap and (best is None or heap[0] < best[0]) and self._has_room(key):
                     best = heap
             if best is None:
                 return
@@ -3901,12 +3918,15 @@ class Ticker:
         """Let the breaker hear the outcome, find the next run, have both committed; then run for who asked since."""
         job, outcome = execution.job, ending.outcome
         registration, breaker = job.registration, job.breaker
+        now = min(now, self._clock.now())  # the clock may have been set back since
+        ended_at = max(now, execution.started_at)
         execution.closed, job.running = True, None
         self._running.discard(execution)
         if execution.service is not None:
             execution.service.running -= 1
         before = breaker.state
-        conclude(outcome, breaker, now, heard=job.active and execution.dry is None, retry_after=ending.retry_after)
+        conclude(outcome, breaker, now, heard=job.active and execution.dry is None, retry_after=ending.retry_after,
+                 again_after=ending.again_after)
         if breaker.state is not before and breaker.retry_at is not None:
             log.warning("%s: breaker open, one probe at %s", registration.job_id, to_text(breaker.retry_at))
             errors = f"{breaker.consecutive_errors} errors in a row, the last run {outcome}"
@@ -3918,15 +3938,15 @@ class Ticker:
             job.missed += registration.grid.count(job.accounted, now)
             job.accounted = max(job.accounted, registration.grid.before(now))
         job.repeats = execution.scheduled_for
-        self._plan_after(job, now, None if ending.again_after is None else now + ending.again_after)
+        self._plan_after(job, now)
         good = outcome in (Outcome.SUCCEEDED, Outcome.PARTIAL)
         bad = outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
         at = to_text(now)
-        self._lead.writer.inbox.put(CloseRun(execution, ending, now, (
+        self._lead.writer.inbox.put(CloseRun(execution, ending, ended_at, (
             breaker.state, breaker.consecutive_errors, breaker.consecutive_rate_limits,
             _text_or_none(breaker.opened_at), _text_or_none(breaker.retry_at), job.next_text, execution.id,
             _text_or_none(self._told(job)), at if good else None, at if good or outcome is Outcome.SKIPPED else None,
-            execution.id if bad else None, int(bad), execution.missed, (now - execution.started_at) / SECOND,
+            execution.id if bad else None, int(bad), execution.missed, (ended_at - execution.started_at) / SECOND,
             job.abandoned, registration.job_id)))
         if job.queued and not self._stopping:
             waiters, job.queued = job.queued, []
@@ -3993,30 +4013,31 @@ class Ticker:
 
     # -- calls of the budgets
 
-    def restore_budget(self, row: sqlite3.Row, now: int) -> None:
-        self._calls.restore(row, now)
+    def restore_budget(self, row: sqlite3.Row) -> None:
+        self._calls.restore(row, self._steady())
 
     def ask_call(self, execution: Execution, budget: Budget, reply: Inbox) -> None:
         """A run asks for a call. The reply is its place, or RunStopped."""
         if execution.stop is not None or execution.closed:
             reply.put(RunStopped(f"the run must end: {execution.stop}"))
         else:
-            self._calls.ask(execution, budget, execution.job.registration.priority, reply, self._clock.now())
+            self._calls.ask(execution, budget, execution.job.registration.priority, reply, self._steady())
 
     def end_call(self, name: str, place: int, refused: bool, heard: bool, retry_after: int) -> None:
         """A call has ended: with a 429 (`refused`), another answer (`heard`), or none."""
-        self._calls.end(name, place, self._clock.now(), refused=refused, heard=heard, retry_after=retry_after)
+        self._calls.end(name, place, self._steady(), refused=refused, heard=heard, retry_after=retry_after)
 
     def count_free(self, execution: Execution, budget: Budget, reply: Inbox) -> None:
         """A run asks how many calls would go out now."""
-        reply.put(self._calls.free(budget, execution.job.registration.priority, self._clock.now()))
+        reply.put(self._calls.free(budget, execution.job.registration.priority, self._steady()))
 
     def _save_ledger(self, ledger: Ledger, reply: Inbox | None, answer: Any) -> None:
-        closed = to_text(ledger.closed_until) if ledger.closed_until else None
+        ahead = self._clock.now() - self._steady()
+        closed = to_text(ledger.closed_until + ahead) if ledger.closed_until else None
         self._lead.writer.inbox.put(Statements([(
             "INSERT INTO geckosched_budgets VALUES (?,?,?,?,?) ON CONFLICT (name) DO UPDATE SET rate=excluded.rate, "
             "burst=excluded.burst, calls=excluded.calls, closed_until=excluded.closed_until",
-            (ledger.budget.name, ledger.budget.rate, ledger.budget.burst, ledger.dump(), closed))], reply, answer))
+            (ledger.budget.name, ledger.budget.rate, ledger.budget.burst, ledger.dump(ahead), closed))], reply, answer))
 
     # -- the end
 
@@ -4181,6 +4202,7 @@ class CollectionScheduler:
     def enable_collector(self, job_id: str) -> None:
         """Let a job's slots come up again, from the next one on."""
         self._operate("enable", job_id, {})
+        self._amend(job_id, enabled=True)
 
     def disable_collector(self, job_id: str) -> None:
         """Let no slot of a job come up until `enable_collector`, whatever breaker, configuration or restarts do."""
@@ -4190,6 +4212,15 @@ class CollectionScheduler:
         """Change a job's interval for as long as this registration lasts."""
         microseconds, at = parse_every(every, f"job {job_id} every")
         self._operate("reschedule", job_id, {"every": microseconds, "at": at})
+        hour_minute = None if at is None else parse_at(at, microseconds)
+        grid = Grid(job_id, microseconds, hour_minute, find_timezone(self.config.timezone))
+        self._amend(job_id, every=microseconds, at=at, grid=grid)
+
+    def _amend(self, job_id: str, **changes: Any) -> None:
+        """Keep in this process's registration what was changed, for its next start."""
+        with self._mutex:
+            if (registration := self._registrations.get(job_id)) is not None:
+                self._registrations[job_id] = dataclasses.replace(registration, **changes)
 
     def reset_breaker(self, job_id: str) -> None:
         """Close a job's breaker and forget its errors."""
@@ -4513,13 +4544,15 @@ class CollectionScheduler:
     @contextlib.contextmanager
     def _taking_part(self) -> Iterator[Lead | None]:
         """Yield this process's lead, a momentary one if nobody leads, or None if another process does."""
-        until = time.monotonic() + TAKE_OVER
+        began = time.monotonic()
+        until = began + TAKE_OVER
         while True:
+            others_first = time.monotonic() - began < 1.5 * Watcher.EVERY and self._was_led_just_now()
             with self._mutex:
                 if self._state in (SchedulerState.STOPPING, SchedulerState.ERROR):
                     raise SchedulerClosed(f"the scheduler is {self._state}")
                 lead, stopped = self.lead, self._state is SchedulerState.STOPPED
-                momentary = lead is None and stopped and self._lock.acquire()
+                momentary = lead is None and stopped and not others_first and self._lock.acquire()
                 if momentary:
                     lead = self._take_lead(momentary=True)
             if lead is not None:
@@ -4532,6 +4565,16 @@ class CollectionScheduler:
             if time.monotonic() > until:
                 raise SchedulerClosed("nobody leads, and this process could not take the lead")
             Inbox().wait(0.05)
+
+    def _was_led_just_now(self) -> bool:
+        """Whether a leader has ended within the last seconds: who stands by takes over then, and a caller who is
+        quicker would keep it waiting for the length of a run."""
+        if self.lead is not None or self._state is not SchedulerState.STOPPED or self._lock.is_held():
+            return False
+        rows = self._store.read("SELECT id, heartbeat_at FROM geckosched_instances ORDER BY rowid DESC LIMIT 1")
+        if not rows or rows[0]["id"].startswith(MOMENTARY):
+            return False
+        return 0 <= self._clock.now() - from_text(rows[0]["heartbeat_at"]) < 2 * Watcher.HEARTBEAT * SECOND
 
     @contextlib.contextmanager
     def _for_the_moment(self, lead: Lead) -> Iterator[None]:

@@ -265,15 +265,19 @@ def test_neutral(outcome: Outcome) -> None:
 
 def test_skipped_with_again_after() -> None:
     """skipped | neither | `again_after`, if that is sooner than the next slot."""
-    breaker = heard(Outcome.SKIPPED)
-    assert next_run(breaker, NOW + DAY, NOW + MINUTE) == NextRun(NOW + MINUTE, Reason.RETRY, False)
-    assert next_run(breaker, NOW + MINUTE, NOW + DAY) == NextRun(NOW + MINUTE, Reason.SCHEDULED, False)
+    breaker = Breaker(3, MINUTE, HOUR)
+    conclude(Outcome.SKIPPED, breaker, NOW, again_after=2 * MINUTE)
+    assert next_run(breaker, NOW + DAY) == NextRun(NOW + 2 * MINUTE, Reason.RETRY, False)
+    assert next_run(breaker, NOW + MINUTE) == NextRun(NOW + MINUTE, Reason.SCHEDULED, False)
+    breaker.mend(NOW - DAY)
+    assert next_run(breaker, NOW).due == NOW - DAY, "the clock was set back: it counts as now"
 
 
 def test_again_after_does_not_pass_an_open_breaker() -> None:
     """A probe that is skipped leaves the breaker open, whatever it asks for."""
-    breaker = heard(Outcome.FAILED, Outcome.SKIPPED, threshold=1)
-    assert next_run(breaker, NOW + DAY, NOW + SECOND) == NextRun(NOW + MINUTE, Reason.PROBE, True)
+    breaker = heard(Outcome.FAILED, threshold=1)
+    conclude(Outcome.SKIPPED, breaker, NOW, again_after=SECOND)
+    assert next_run(breaker, NOW + DAY) == NextRun(NOW + MINUTE, Reason.PROBE, True)
 
 
 # -- The breaker, in words ---------------------------------------------------------------------------------------------
