@@ -94,6 +94,12 @@ class Watch:
     def cpu(self) -> float:
         return time.process_time() - self._cpu
 
+    def figures(self, what: str) -> Figures:
+        """Give the time of something that is done once, by the wall and by the processor."""
+        wall, cpu = self.wall, self.cpu
+        yield Figure(what, wall, "s")
+        yield Figure(f"{what}, processor time", cpu, "s")
+
 
 def cpu_of_threads() -> dict[str, float]:
     """Return the processor seconds of our threads, those of one loop together."""
@@ -221,11 +227,11 @@ def start(sizes: Sizes) -> Figures:
     with a_store() as path:
         before, watch = resident(), Watch()
         scheduler = with_jobs(path, sizes.many, "1w", catchup="none")
-        yield Figure(f"{label}: registered in", watch.wall, "s")
+        yield from watch.figures(f"{label}: registering")
         yield Figure(f"{label}: memory when registered", (resident() - before) / sizes.many, "bytes/job")
         watch.again()
         scheduler.start()
-        yield Figure(f"{label}: first start", watch.wall, "s")
+        yield from watch.figures(f"{label}: first start")
         yield Figure(f"{label}: memory when started", (resident() - before) / sizes.many, "bytes/job")
         watch.again()
         time.sleep(sizes.seconds)
@@ -237,7 +243,7 @@ def start(sizes: Sizes) -> Figures:
         again = with_jobs(path, sizes.many, "1w", catchup="none")
         watch.again()
         again.start()
-        yield Figure(f"{label}: start with a store that knows them", watch.wall, "s")
+        yield from watch.figures(f"{label}: start with a store that knows them")
         again.stop()
 
 
@@ -271,7 +277,7 @@ def status(sizes: Sizes) -> Figures:
             watch = Watch()
             found = asking.get_status()
         label = f"{len(found.jobs):,} jobs, {sizes.runs_each} runs each"
-        yield Figure(f"{label}: get_status", watch.wall, "s")
+        yield from watch.figures(f"{label}: get_status")
         watch = Watch()
         asking.get_collector_status(found.jobs[-1].job_id)
         yield Figure(f"{label}: get_collector_status", watch.wall, "s")
