@@ -175,6 +175,32 @@ def test_budgets_while_the_clock_is_set(new_scheduler: NewScheduler, clock: Fake
         assert max(later - sooner for sooner, later in pairwise(side.arrived)) <= 600 * SECOND
 
 
+def test_small_steps_forward(new_scheduler: NewScheduler, clock: FakeClock) -> None:
+    """A clock that gains 0.9 s every second, each step too small to be called one, opens no budget early."""
+    budget, far_side = Budget("api", "6/m", 6), FarSide(clock)
+    scheduler = start(new_scheduler, clock, far_side, budget)
+    quiet(scheduler)
+    for _ in range(120):
+        clock.step(0.9)
+        go_on(scheduler, clock, 1)
+    check(far_side, budget)
+
+
+def test_a_step_forward_and_a_restart(new_scheduler: NewScheduler, clock: FakeClock) -> None:
+    """What the step did to the ledger is stored: a restart after it takes no place for free."""
+    budget, far_side = Budget("api", "6/m", 6), FarSide(clock)
+    scheduler = start(new_scheduler, clock, far_side, budget)
+    quiet(scheduler)
+    assert len(far_side.arrived) == budget.calls
+    clock.step(12 * 3600)
+    go_on(scheduler, clock, 2)
+    scheduler.stop()
+    scheduler = start(new_scheduler, clock, far_side, budget)
+    quiet(scheduler)
+    go_on(scheduler, clock, 30)
+    check(far_side, budget)
+
+
 # -- a real far side ---------------------------------------------------------------------------------------------------
 
 CHILD = """

@@ -8,6 +8,7 @@ a step forward; elsewhere both clocks go on. Both are tested.
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -26,11 +27,13 @@ from geckosched import (
     Reason,
     Run,
     RunContext,
+    SkipRun,
     collector,
 )
 from geckosched.core import DAY, HOUR, MINUTE, SECOND, Grid, from_datetime, to_datetime
 from geckosched.testing import FakeClock
 from tests.conftest import NewScheduler
+from tests.test_races import one_turn
 from tests.test_scheduler import Gate, settle, until
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -490,3 +493,101 @@ def test_a_suspend_during_a_run_and_its_time_limit(
         quiet(scheduler)
         run = runs_of(scheduler, "gate")[0]
     assert (run.outcome, run.rows) == (Outcome.TIMED_OUT if monotonic_runs else Outcome.SUCCEEDED, 1)
+
+
+# -- a step in the worst moment ----------------------------------------------------------------------------------------
+
+
+def test_a_run_that_ends_just_before_the_clock_is_set_back(
+    new_scheduler: NewScheduler, clock: FakeClock, gate: Gate
+) -> None:
+    """T3: the ticker may hear of a run's end, and of the time it ended at, after it has seen the step: that old time
+    must not stop the job until it comes again."""
+    grid, scheduler = Grid("gate", 5 * MINUTE), new_scheduler(clock=clock)
+    scheduler.register_collector(gate, "5m")
+    with scheduler:
+        assert gate.entered.acquire(timeout=30)
+        settle(scheduler)
+        assert scheduler.lead is not None
+        inbox = scheduler.lead.ticker.inbox
+        with one_turn(scheduler):
+            gate.open.set()
+            until(lambda: inbox, "the run's end")
+            clock.step(-TWELVE_HOURS)
+        quiet(scheduler)
+        for _ in range(3):
+            clock.advance((grid.after(clock.now()) - clock.now()) / SECOND)
+            quiet(scheduler)
+        assert len(runs_of(scheduler, "gate")) in (3, 4)  # the first may have passed over a slot
+
+
+def test_a_run_takes_no_time_that_did_not_pass(new_scheduler: NewScheduler, clock: FakeClock, gate: Gate) -> None:
+    """T3: the clock set back during a run makes it neither end before it began nor take less than nothing."""
+    scheduler = new_scheduler(clock=clock)
+    scheduler.register_collector(gate, "5m")
+    with scheduler:
+        assert gate.entered.acquire(timeout=30)
+        clock.step(-TWELVE_HOURS)
+        clock.advance(10)
+        gate.open.set()
+        quiet(scheduler)
+        [run] = runs_of(scheduler, "gate")
+        [row] = scheduler._store.read("SELECT seconds FROM geckosched_jobs")
+    assert run.seconds is not None
+    assert run.seconds >= 0
+    assert row["seconds"] >= 0
+
+
+@pytest.mark.parametrize("how", ["a small step", "a restart"])
+def test_what_a_skipped_run_asked_for_is_kept(new_scheduler: NewScheduler, clock: FakeClock, how: str) -> None:
+    """`SkipRun(again_after=60)` of a daily job holds over a step of two seconds, and over a restart."""
+    service = Service()
+    service.error = SkipRun("not yet", again_after=60)
+    scheduler = new_scheduler(clock=clock)
+    scheduler.register_collector(service.collector(clock))
+    scheduler.start()
+    quiet(scheduler)
+    service.error = None
+    if how == "a restart":
+        scheduler.stop(5)
+        scheduler = new_scheduler(clock=clock)
+        scheduler.register_collector(service.collector(clock))
+        scheduler.start()
+    else:
+        clock.step(-2)
+    count_within(scheduler, clock, service, 70)
+    assert len(service.calls) == 2
+
+
+def test_a_step_in_the_middle_of_a_turn_closes_no_budget(new_scheduler: NewScheduler, clock: FakeClock) -> None:
+    """T3, B4: a machine that falls asleep while the ticker notes a call's end (which bears the new time, and is moved
+    by the step once more) does not close the budget for as long as it slept."""
+    service, inside, go_on = Service(), threading.Event(), threading.Event()
+
+    @collector("caller", every="1d", budget=Budget("api", "1/m", 1), timeout="1h")
+    def caller(run: RunContext) -> None:
+        for _ in range(2):
+            with run.call():
+                service.calls.append(clock.monotonic())
+                inside.set()
+                go_on.wait(30)
+
+    scheduler = new_scheduler(clock=clock)
+    scheduler.register_collector(caller)
+    with scheduler:
+        assert inside.wait(30)
+        settle(scheduler)
+        assert scheduler.lead is not None
+        inbox, services = scheduler.lead.ticker.inbox, scheduler.lead.ticker._calls._services
+        with one_turn(scheduler):
+            inbox.put((clock.step, TWELVE_HOURS))
+            go_on.set()
+            until(lambda: inbox._queue.qsize() >= 3, "a call's end, and the next call")
+        settle(scheduler)
+        for _ in range(130):
+            if services["api"].waiting:
+                clock.advance(1)
+                settle(scheduler)
+        assert not services["api"].waiting, "closed for twelve hours"
+        quiet(scheduler)
+    assert len(service.calls) == 2

@@ -30,10 +30,12 @@ from geckosched import (
     collector,
     hookimpl,
 )
-from geckosched.core import Grid, to_datetime
+from geckosched.core import MINUTE, SECOND, Grid, to_datetime
 from geckosched.testing import FakeClock
 from tests.conftest import NewScheduler
-from tests.test_scheduler import finished, runs_of, settle, until
+from tests.test_clock_steps import quiet
+from tests.test_clock_steps import runs_of as history
+from tests.test_scheduler import Gate, finished, plain, runs_of, settle, until
 
 
 @pytest.fixture
@@ -405,3 +407,97 @@ def test_state_is_a_property(new_scheduler: NewScheduler, store_path: Path) -> N
     assert not store_path.exists()
     with pytest.raises(AttributeError):
         scheduler.state = SchedulerState.RUNNING  # type: ignore[misc]
+
+
+# -- a new interval, and what was said before the start ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["reschedule", "replace", "restart"])
+@pytest.mark.parametrize("job_id", ["plain", "w-1d"])  # the first run of w-1d passed over a slot hours ahead
+def test_a_new_interval_holds_at_once(new_scheduler: NewScheduler, clock: FakeClock, how: str, job_id: str) -> None:
+    """A daily job that becomes one of 2 minutes runs at that grid's next slots, and has missed none of it: before, it
+    was not its grid."""
+    grid, scheduler = Grid(job_id, 2 * MINUTE), new_scheduler(clock=clock)
+    scheduler.register_collector(plain, "1d", job_id=job_id)
+    scheduler.start()
+    runs_of(scheduler, job_id, 1)
+    clock.advance(7200)
+    quiet(scheduler)
+    before = len(history(scheduler, job_id))
+    if how == "reschedule":
+        scheduler.reschedule_collector(job_id, "2m")
+    elif how == "replace":
+        scheduler.register_collector(plain, "2m", job_id=job_id, replace=True)
+    else:
+        scheduler.stop()
+        scheduler = new_scheduler(clock=clock)
+        scheduler.register_collector(plain, "2m", job_id=job_id)
+        scheduler.start()
+    quiet(scheduler)
+    for _ in range(3):
+        clock.advance((grid.after(clock.now()) - clock.now()) / SECOND)
+        quiet(scheduler)
+    runs = history(scheduler, job_id)[before:]
+    assert len(runs) in (3, 4)
+    assert [run.missed for run in runs] == [0] * len(runs)
+
+
+@pytest.mark.parametrize("when", ["before the first start", "between a stop and a start", "while it runs"])
+def test_a_reschedule_lasts_as_long_as_the_registration(
+    new_scheduler: NewScheduler, clock: FakeClock, when: str
+) -> None:
+    """`reschedule_collector` works before `start` too, and a stop and start of the same scheduler keeps it."""
+    scheduler = new_scheduler(clock=clock)
+    scheduler.register_collector(plain, "1h")
+    if when != "before the first start":
+        scheduler.start()
+    if when == "between a stop and a start":
+        scheduler.stop()
+    scheduler.reschedule_collector("plain", "5m")
+    assert scheduler.get_collector_status("plain").every == "5m"
+    scheduler.stop()
+    with scheduler:
+        assert scheduler.get_collector_status("plain").every == "5m"
+
+
+def test_enabled_before_the_start(new_scheduler: NewScheduler, clock: FakeClock) -> None:
+    """A job that was registered switched off and then enabled is on when its scheduler starts."""
+    scheduler = new_scheduler(clock=clock)
+    scheduler.register_collector(plain, "1h", enabled=False)
+    scheduler.enable_collector("plain")
+    assert scheduler.get_collector_status("plain").enabled
+    with scheduler:
+        assert scheduler.get_collector_status("plain").enabled
+        assert runs_of(scheduler, "plain", 1)
+
+
+def test_status_shows_who_leads_after_the_clock_was_set_back(new_scheduler: NewScheduler, clock: FakeClock) -> None:
+    """The process that leads is the last that took the lead, not the one with the latest time."""
+    with new_scheduler(clock=clock):
+        pass
+    clock.step(-12 * 3600)
+    scheduler = new_scheduler(clock=clock)
+    with scheduler:
+        assert scheduler.get_status().scheduler.started_at == to_datetime(clock.now())
+
+
+def test_a_caller_does_not_take_the_lead_from_who_stands_by(new_scheduler: NewScheduler) -> None:
+    """X2: when the leader ends while another stands by, that one takes over within two seconds and runs what callers
+    ask; a caller who is quicker must not keep it waiting, and the jobs with it, for as long as its run lasts."""
+    gate = Gate()
+    leader, standby, caller = new_scheduler(), new_scheduler(), new_scheduler()
+    for each in (leader, standby, caller):
+        each.register_collector(gate, "1d")
+        each.register_collector(plain, "1d")
+    leader.disable_collector("gate")
+    leader.start()
+    standby.start()
+    asked = threading.Thread(target=lambda: caller.execute_collector_now("gate"))
+    try:
+        leader.stop()
+        asked.start()
+        assert gate.entered.acquire(timeout=30)
+        assert standby.state is SchedulerState.RUNNING
+    finally:
+        gate.open.set()
+        asked.join(30)

@@ -202,6 +202,40 @@ if __name__ == "__main__":
 """
 
 
+WHILE_THEY_CALL = """
+scheduler = new()
+scheduler.start()
+until(lambda: count() > 3)
+ending = threading.Event()
+
+def call():
+    while not ending.is_set():
+        scheduler.get_status()
+        scheduler.disable_collector("busy3")
+        scheduler.enable_collector("busy3")
+        scheduler.execute_collector_now("busy2")
+
+callers = [threading.Thread(target=call) for _ in range(3)]
+for each in callers:
+    each.start()
+
+def use_it():
+    "Whatever lock another thread held at the fork, the child can use its scheduler."
+    assert scheduler.state == "stopped"
+    assert any(job.job_id == "busy0" for job in scheduler.get_status().jobs)
+    scheduler.reset_breaker("busy0")
+    return 0
+
+said["children"] = [exit_code(in_child(use_it)) for _ in range(15)]
+ending.set()
+for each in callers:
+    each.join(30)
+said["state"], said["goes_on"] = scheduler.state, goes_on()
+scheduler.stop()
+print(json.dumps(said))
+"""
+
+
 def run(script: str, store: Path) -> dict[str, Any]:
     """Run a script to its end; return what it said. One that hangs ends with its children."""
     process = subprocess.Popen(
@@ -271,4 +305,11 @@ def test_multiprocessing_by_fork(store_path: Path) -> None:
     said = run(POOL, store_path)
     assert said["work"] == [["stopped", True, True]] * 12
     assert (said["state"], said["held"], said["goes_on"]) == ("running", True, True)
+    check_store(store_path)
+
+
+def test_a_fork_while_other_threads_call(store_path: Path) -> None:
+    """A lock that another thread held at the fork is nobody's in the child: it can use its scheduler all the same."""
+    said = run(WHILE_THEY_CALL, store_path)
+    assert said == {"children": [0] * 15, "state": "running", "goes_on": True}
     check_store(store_path)

@@ -168,6 +168,28 @@ def test_stop_returns_in_time_and_the_interpreter_can_end(site: Path, store_path
     check_runs(store_path)
 
 
+@pytest.mark.usefixtures("site")
+def test_sigterm_before_the_command_has_begun() -> None:
+    """SIGTERM ends `run` with 0 from the moment on at which it is handled: also while the command line is still being
+    put together, and without a traceback."""
+    script = """
+import os, signal, sys
+import typer.main
+from geckosched import cli
+build = typer.main.get_command
+
+def signalled(app):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return build(app)
+
+typer.main.get_command = signalled
+sys.argv = ["geckosched", "run"]
+cli.main()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 # -- time limits -------------------------------------------------------------------------------------------------------
 
 
