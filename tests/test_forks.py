@@ -90,6 +90,34 @@ scheduler.stop()
 print(json.dumps(said))
 """
 
+AMID_A_TRANSACTION = """
+@collector("bulk", every="1d")
+def bulk(run):
+    while True:
+        first = run.state.get("next", 0) + 1
+        run.state["next"] = first + 9_999
+        yield Batch("bulk", [{"k": k} for k in range(first, first + 10_000)])
+
+scheduler = new()
+scheduler.register_collector(bulk)
+scheduler.start()
+until(lambda: count() > 3)
+
+def use_it():
+    "The child inherits no belief that the file is locked: it writes."
+    scheduler.reset_breaker("busy1")
+    return 0
+
+children = []
+for number in range(12):
+    until(scheduler.lead.writer.at_rest.locked)
+    children.append(in_child(use_it))
+said["children"] = [exit_code(child) for child in children]
+said["state"], said["goes_on"] = scheduler.state, goes_on()
+scheduler.stop(10)
+print(json.dumps(said))
+"""
+
 START = """
 scheduler = new()
 scheduler.start()
@@ -246,6 +274,13 @@ def test_forks_under_load_leave_the_parent_unharmed(store_path: Path) -> None:
     leading and writing, and the child's end does not release its lock."""
     said = run(LOAD, store_path)
     assert said == {"children": [0] * 20, "state": "running", "held": True, "goes_on": True}
+    check_store(store_path)
+
+
+def test_forks_amid_a_transaction(store_path: Path) -> None:
+    """The writer ends its transaction before a fork: a child that writes to the store finds it unlocked."""
+    said = run(AMID_A_TRANSACTION, store_path)
+    assert said == {"children": [0] * 12, "state": "running", "goes_on": True}
     check_store(store_path)
 
 
