@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import pytest
 
 from geckosched import Clock, CollectionScheduler, Run, SchedulerConfig
-from geckosched.testing import FakeClock
+from geckosched.testing import FakeClock, SpeedClock
 
 START = datetime(2026, 9, 28, 20, 46, tzinfo=UTC)
 
@@ -102,7 +102,8 @@ class House:
 
     def run(self, name: str) -> Run:
         """Run a collector once, now."""
-        run = self.scheduler.execute_collector_now(f"geckoterminal-{name}", timeout=600)
+        timeout = 600 * (self.clock.speed if isinstance(self.clock, SpeedClock) else 1)  # ten minutes of life
+        run = self.scheduler.execute_collector_now(f"geckoterminal-{name}", timeout=timeout)
         assert run is not None
         return run
 

@@ -70,9 +70,10 @@ class SyntheticMarket:
         self.networks: Sequence[Network] = NETWORKS
         self._chance = Chance(seed)
         self._population = Population(self._chance, network, founders=pools, births=births, born=born)
-        self._fills = lru_cache(maxsize=1024 + 8 * pools)(self._made_fills)
-        self._tally = lru_cache(maxsize=65536)(self._hour_tally)
-        self._tallies = lru_cache(maxsize=2048 + 16 * pools)(self._added_tallies)
+        self._fills = lru_cache(maxsize=512 + 6 * pools)(self._made_fills)
+        self._quiet = lru_cache(maxsize=65536)(self._without_trade)
+        self._tally = lru_cache(maxsize=1024 + 32 * pools)(self._hour_tally)
+        self._tallies = lru_cache(maxsize=1024 + 8 * pools)(self._added_tallies)
         self._bar = lru_cache(maxsize=65536)(self._hour_bar)
         self._written = lru_cache(maxsize=16384)(self._trade)
 
@@ -190,10 +191,9 @@ class SyntheticMarket:
     def _hour_tally(self, address: str, hour: int) -> _Tally:
         return _tallied(self._fills(address, hour))
 
-    def _quiet(self, address: str, hour: int) -> bool:
+    def _without_trade(self, address: str, hour: int) -> bool:
         """Tell whether nothing happened in an hour; quiet pools have months of such hours."""
-        tally = self._tally(address, hour)
-        return not tally.buys and not tally.sells
+        return not self._fills(address, hour)
 
     def _added_tallies(self, address: str, first: int, last: int) -> _Tally:
         return _added([self._tally(address, hour) for hour in range(first, last + 1)])
