@@ -4619,7 +4619,8 @@ class CollectionScheduler:
 class ForkHooks:
     """What a fork does to a scheduler. The writer ends its transaction first: a child would inherit SQLite's belief
     that the file is locked. In the child the threads are gone, so its scheduler is stopped; what is the parent's (the
-    lock, the connections) is neither unlocked nor closed there, only forgotten."""
+    lock, the connections) is neither unlocked nor closed there, only forgotten. A thread of the parent may have been
+    inside SQLite, whose own locks the child inherits held: a child that wants the store is better spawned than forked."""
 
     def __init__(self, scheduler: CollectionScheduler) -> None:
         self._scheduler = weakref.ref(scheduler)  # the hooks can't be taken back, and must not keep it alive
