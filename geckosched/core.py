@@ -2911,12 +2911,15 @@ class LeaderLock:
     """The lead over a store: an OS lock on a file beside it, which the death of its holder releases.
 
     flock, not fcntl locks: those don't exclude two schedulers of one process (trap 20). Probing takes a shared lock, so
-    two probers never see each other as leader.
+    two probers never see each other as leader. Those who stand by share a lock on a second file: a caller who wants the
+    lead for a moment leaves it to them.
     """
 
     def __init__(self, database: Path) -> None:
         self.path = database.with_name(database.name + ".lock")
+        self._standby_path = database.with_name(database.name + ".standby")
         self._descriptor: int | None = None
+        self._standby: int | None = None
 
     def acquire(self, tries: int = 3) -> bool:
         """Try to take the lead; a prober may hold the file for a moment, hence the tries."""
@@ -2946,6 +2949,31 @@ class LeaderLock:
         finally:
             os.close(descriptor)
         return False
+
+    def stand_by(self) -> None:
+        """Show that this process waits for the lead; getting it or `release` ends that."""
+        self._standby = os.open(self._standby_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fcntl.flock(self._standby, fcntl.LOCK_SH)
+
+    def is_awaited(self) -> bool:
+        """Whether somebody stands by, as far as can be told: two who ask at once may take each other for that."""
+        try:
+            descriptor = os.open(self._standby_path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def stop_waiting(self) -> None:
+        """Stand by no more."""
+        if self._standby is not None:
+            os.close(self._standby)
+            self._standby = None
 
     def release(self) -> None:
         """Give the lead up. In a forked child closing the copy of the descriptor leaves the parent's lock alone."""
@@ -3029,9 +3057,6 @@ class SharedObject:
         self.error: BaseException | None = None
 
 
-MOMENTARY = "momentary-"  # how the id of an instance begins that led for one caller only
-
-
 class Lead:
     """Everything that a leading process has: the writer, the ticker, the workers, and what they share.
 
@@ -3044,7 +3069,7 @@ class Lead:
         self.config = config
         self.clock = clock
         self.momentary = momentary
-        self.instance_id = (MOMENTARY if momentary else "") + uuid.uuid4().hex[:12]
+        self.instance_id = uuid.uuid4().hex[:12]
         self.started_at = clock.now()
         self.registry = registry
         self.hooks = Hooks(registry)
@@ -4410,8 +4435,10 @@ class CollectionScheduler:
             self._state = SchedulerState.STARTING
             with contextlib.ExitStack() as undo:
                 undo.callback(setattr, self, "_state", SchedulerState.STOPPED)
+                undo.callback(self._lock.stop_waiting)
                 if not self.try_to_lead():
                     self._state = SchedulerState.STANDBY
+                    self._lock.stand_by()
                     log.info("standing by: another process leads %s", self._store.path)
                     self._say_how_jobs_differ()
                 undo.pop_all()
@@ -4443,6 +4470,7 @@ class CollectionScheduler:
             if self._state not in wanted or not self._lock.acquire():
                 return False
             self.lead = self._take_lead(momentary=False)
+            self._lock.stop_waiting()
             log.info("leading: this process runs the jobs of %s", self._store.path)
             self._state = SchedulerState.RUNNING
             return True
@@ -4483,6 +4511,7 @@ class CollectionScheduler:
         with self._mutex:
             if self._watcher is watcher:  # else another stop() was first, and somebody may have started again
                 self.lead = self._watcher = self._watcher_thread = None
+                self._lock.stop_waiting()
                 if lead is not None:  # else the lock is a momentary lead's, if it is ours at all
                     self._lock.release()
                 self._state = SchedulerState.STOPPED
@@ -4497,6 +4526,7 @@ class CollectionScheduler:
         self._left_to_parent.append(self.lead)
         self._mutex = threading.RLock()
         self._lock.release()
+        self._lock.stop_waiting()
         self.lead = self._watcher = self._watcher_thread = None
         self._state = SchedulerState.STOPPED
 
@@ -4547,12 +4577,11 @@ class CollectionScheduler:
         began = time.monotonic()
         until = began + TAKE_OVER
         while True:
-            others_first = time.monotonic() - began < 1.5 * Watcher.EVERY and self._was_led_just_now()
             with self._mutex:
                 if self._state in (SchedulerState.STOPPING, SchedulerState.ERROR):
                     raise SchedulerClosed(f"the scheduler is {self._state}")
                 lead, stopped = self.lead, self._state is SchedulerState.STOPPED
-                momentary = lead is None and stopped and not others_first and self._lock.acquire()
+                momentary = lead is None and stopped and not self._goes_to_others(began) and self._lock.acquire()
                 if momentary:
                     lead = self._take_lead(momentary=True)
             if lead is not None:
@@ -4566,15 +4595,9 @@ class CollectionScheduler:
                 raise SchedulerClosed("nobody leads, and this process could not take the lead")
             Inbox().wait(0.05)
 
-    def _was_led_just_now(self) -> bool:
-        """Whether a leader has ended within the last seconds: who stands by takes over then, and a caller who is
-        quicker would keep it waiting for the length of a run."""
-        if self.lead is not None or self._state is not SchedulerState.STOPPED or self._lock.is_held():
-            return False
-        rows = self._store.read("SELECT id, heartbeat_at FROM geckosched_instances ORDER BY rowid DESC LIMIT 1")
-        if not rows or rows[0]["id"].startswith(MOMENTARY):
-            return False
-        return 0 <= self._clock.now() - from_text(rows[0]["heartbeat_at"]) < 2 * Watcher.HEARTBEAT * SECOND
+    def _goes_to_others(self, began: float) -> bool:
+        """Whether a caller leaves the lead to who stands by: quicker ones would keep the jobs waiting."""
+        return time.monotonic() - began < TAKE_OVER / 2 and self._lock.is_awaited()
 
     @contextlib.contextmanager
     def _for_the_moment(self, lead: Lead) -> Iterator[None]:
@@ -4620,7 +4643,8 @@ class ForkHooks:
     """What a fork does to a scheduler. The writer ends its transaction first: a child would inherit SQLite's belief
     that the file is locked. In the child the threads are gone, so its scheduler is stopped; what is the parent's (the
     lock, the connections) is neither unlocked nor closed there, only forgotten. A thread of the parent may have been
-    inside SQLite, whose own locks the child inherits held: a child that wants the store is better spawned than forked."""
+    inside SQLite, whose own locks the child inherits held: a child that uses the store is better spawned than forked.
+    """
 
     def __init__(self, scheduler: CollectionScheduler) -> None:
         self._scheduler = weakref.ref(scheduler)  # the hooks can't be taken back, and must not keep it alive
