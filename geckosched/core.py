@@ -2322,10 +2322,10 @@ class StartRun(Message):
         e.stored = True
 
     def done(self) -> None:
+        self._execution.tell("run_started")  # first: what the run's end does to the breaker is told after that
         self._execution.lead.work.put(self._execution)
         for waiter in self._execution.waiters:
             waiter.started(self._execution.id)
-        self._execution.tell("run_started")
 
     def refused(self, error: BaseException) -> None:
         super().refused(error)
