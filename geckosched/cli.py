@@ -26,6 +26,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
 
@@ -287,8 +288,8 @@ def trigger(
 ) -> None:
     """Run a job now and wait for its end.
 
-    The process that leads runs it or, with none, this one. A dry run needs nobody to lead; the calls that it makes
-    count in their budget.
+    The process that leads runs it or, with none, this one. A dry run works only while no process leads; the calls that
+    it makes count in their budget.
     """
     if dry_run and no_wait:
         raise _UsageError("--dry-run shows how the run ended, so it doesn't go with --no-wait")
@@ -409,11 +410,14 @@ def enable(job: JobId, config: Config = None, database: Database = None) -> None
     Its slots come up again, from the next one on; what passed meanwhile is not made up for.
     """
     configuration = _configure(config, database)
+    switched_off = configuration.collectors.get(job, {}).get("enabled") is False
+    if switched_off and not _is_led(CollectionScheduler(configuration.scheduler).get_status()):
+        raise GeckoschedError(f"{configuration.path} says that {job} is enabled = false, so change it there")
     before, after, found = _operate(job, configuration, CollectionScheduler.enable_collector)
     if not _is_active(after):
         raise GeckoschedError(f"enable {job}: {_NOT_YET}")
     said = _will_run(after, found)
-    if configuration.collectors.get(job, {}).get("enabled") is False:
+    if switched_off:
         said += f"; {configuration.path} says enabled = false, which holds again from the next start on"
     _put(f"{job} was enabled already: {said}" if _is_active(before) else f"enabled {job}: {said}")
 
@@ -610,7 +614,10 @@ def _run_once(scheduler: CollectionScheduler, only: Sequence[str]) -> int:
         for name in only:
             if name not in jobs:
                 raise UnknownJob(name, jobs)
-        wanted = set(only) or {name for name, job in jobs.items() if job.enabled and job.disabled_at is None}
+        wanted = {name for name, job in jobs.items() if _is_active(job) and (not only or name in only)}
+        disabled = set(only) - wanted
+        for name in sorted(disabled):
+            log.warning("%s is disabled: geckosched enable %s, or trigger it", name, name)
         asked_at, leader = datetime.now(UTC), found.scheduler.started_at
         refused = {name for name in sorted(wanted) if not _trigger(scheduler, name)}
         while True:
@@ -626,7 +633,7 @@ def _run_once(scheduler: CollectionScheduler, only: Sequence[str]) -> int:
                 log.info("%s: %s", job.job_id, "; ".join(filter(None, (job.last_outcome, _note_of_job(job)))))
     finally:
         _stop(scheduler)
-    return FAILED if refused or any(job.last_outcome not in _GOOD for job in ended) else DONE
+    return FAILED if refused or disabled or any(job.last_outcome not in _GOOD for job in ended) else DONE
 
 
 def _stop(scheduler: CollectionScheduler) -> None:
@@ -808,7 +815,7 @@ def _will_run(job: JobStatus, found: Status) -> str:
     now, led = datetime.now(UTC), _is_led(found)
     runs_now = led and job.running_for is not None
     if not _is_active(job):
-        waits = f"its slots wait for geckosched enable {job.job_id}"
+        waits = f"no slot of it runs until geckosched enable {job.job_id}"
         return f"{waits}; the run in progress goes on" if runs_now else waits
     if runs_now:
         said = "it runs at this moment"
@@ -1068,6 +1075,9 @@ def main() -> NoReturn:
     not keep the process (trap 26)."""
     _open_closed_streams()
     sys.setswitchinterval(_SWITCH)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only
     signal.signal(signal.SIGTERM, _on_sigterm)
     code: object = FAILED
     try:
@@ -1076,6 +1086,9 @@ def main() -> NoReturn:
         code = end.code
     except _Terminated:  # while the command line was still being put together
         code = DONE
+    except OSError as error:  # stdout is full or gone
+        with suppress(OSError):
+            _complain(str(error))
     except BaseException:
         traceback.print_exc()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

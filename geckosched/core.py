@@ -1763,7 +1763,8 @@ class Hooks:
         for ear in self._ears.values():
             ear.close()
         for ear in self._ears.values():
-            _join(ear.thread, until, hurry)
+            if not ear.hangs:
+                _join(ear.thread, until, hurry)
 
     def statuses(self) -> list[PluginStatus]:
         """Return the plugins; one that loaded well but has trouble with a hook is `ok`, with the trouble as `error`."""
@@ -1800,11 +1801,17 @@ class Ear:
         with contextlib.suppress(queue.Full):  # then there is something to wake up for
             self._events.put_nowait(None)
 
+    @property
+    def hangs(self) -> bool:
+        """Whether the hook that it is in takes so long that nobody waits for it."""
+        at = self._at
+        return at is not None and time.monotonic() - at[1] > Hooks.SLOW
+
     def trouble(self) -> str | None:
         """Say what is wrong with the plugin's hooks; None if nothing is."""
         said, at = [], self._at
-        if at is not None and time.monotonic() - at[1] > Hooks.SLOW:
-            said.append(f"{at[0]} has not returned since {to_text(at[2])}")
+        if at is not None and self.hangs:
+            said.append(f"{at[0]} has not returned since {_readable(to_text(at[2]))}")
         if self._error is not None:
             said.append(self._error + (f", {self._errors} errors so far" if self._errors > 1 else ""))
         if self._dropped:
@@ -1826,7 +1833,7 @@ class Ear:
         first = not self._errors
         self._errors += 1
         text = _one_line(error).removeprefix(f"PluginError: plugin {self._plugin}: ") + _origin(error)
-        self._error = f"{text}, at {to_text(Clock().now())}"
+        self._error = f"{text}, at {_readable(to_text(Clock().now()))}"
         if first:
             log.warning("plugin %s: %s (its later errors: geckosched plugins)", self._plugin, text)
 
@@ -3011,14 +3018,18 @@ class Requests:
         `patience` (time.monotonic) the request is returned as it stands, unanswered."""
         request = self.put(action, job_id, arguments, Clock().now())
         until = time.monotonic() + REQUEST_LIFETIME / SECOND
-        while True:
-            row = self.get(request)
-            if row["answered_at"] is not None or time.monotonic() > patience:
-                return row
-            led = self._lock.is_held()
-            if (not led or time.monotonic() > until) and self.take_back(request, Clock().now()):
-                return self.get(request) if led else None
-            Inbox().wait(0.05)
+        with contextlib.ExitStack() as undo:
+            undo.callback(lambda: self.take_back(request, Clock().now()))  # who is interrupted asks for nothing more
+            while True:
+                row = self.get(request)
+                if row["answered_at"] is not None or time.monotonic() > patience:
+                    undo.pop_all()
+                    return row
+                led = self._lock.is_held()
+                if (not led or time.monotonic() > until) and self.take_back(request, Clock().now()):
+                    undo.pop_all()
+                    return self.get(request) if led else None
+                Inbox().wait(0.05)
 
     def follow(self, row: sqlite3.Row, wait: bool, until: float) -> Run | None:
         """Wait for the run of a trigger by reading the store, `until` then; None while it waits for its turn."""
@@ -3122,12 +3133,11 @@ class Lead:
         for thread in self._threads:
             if not thread.name.startswith("geckosched-worker") or self.ticker.all_ended:
                 thread.join(0.1)
-        if self._writer_thread.is_alive():
-            return  # a disk that doesn't answer: its connection can't be closed under it
-        _guard(self.writer.connection.close)
         for connection in self._opened:
             _guard(connection.interrupt)  # a query that a given-up run is still at
         self.spawn("closer", self._close_shared).join(left(0.1))
+        if not self._writer_thread.is_alive():  # else the disk doesn't answer, and nothing can be closed under it
+            _guard(self.writer.connection.close)  # last: it takes what the others read, the WAL, with it
 
     def _close_shared(self) -> None:
         shared = [made.value for made in self._shared.values() if made.ready.is_set()]
@@ -3700,6 +3710,7 @@ class Ticker:
         before = job.breaker.state
         job.breaker.reset()
         if before is not BreakerState.CLOSED:
+            log.info("%s: breaker closed, somebody reset it", job.registration.job_id)
             self._lead.hooks.tell("breaker_changed", job_id=job.registration.job_id, old=before,
                                   new=BreakerState.CLOSED, reason="somebody reset it")
         self._plan_after(job, self._clock.now())
@@ -3953,9 +3964,11 @@ class Ticker:
         conclude(outcome, breaker, now, heard=job.active and execution.dry is None, retry_after=ending.retry_after,
                  again_after=ending.again_after)
         if breaker.state is not before and breaker.retry_at is not None:
-            log.warning("%s: breaker open, one probe at %s", registration.job_id, to_text(breaker.retry_at))
-            errors = f"{breaker.consecutive_errors} errors in a row, the last run {outcome}"
-            self._note_breaker(execution, before, f"{errors}; one probe at {to_text(breaker.retry_at)}")
+            probe_at = _readable(to_text(breaker.retry_at))
+            log.warning("%s: breaker open, one probe at %s", registration.job_id, probe_at)
+            count = breaker.consecutive_errors
+            errors = "one error" if count == 1 else f"{count} errors in a row"
+            self._note_breaker(execution, before, f"{errors}, the last run {outcome}; one probe at {probe_at}")
         elif breaker.state is not before:
             log.info("%s: breaker closed", registration.job_id)
             self._note_breaker(execution, before, f"a run {outcome}")
@@ -4001,6 +4014,8 @@ class Ticker:
             if execution.stop is None and left > 0:
                 again = now + left
             elif execution.stop is None:
+                job_id, limit = execution.job.registration.job_id, format_duration(execution.job.registration.timeout)
+                log.warning("%s: over its time limit of %s, asked to stop", job_id, limit)
                 self._ask_to_stop(execution, TIME_LIMIT)
                 again = now + GRACE
             elif execution.waiting_since is not None or self._abandoned >= self._lead.config.max_workers:
@@ -4183,7 +4198,7 @@ class CollectionScheduler:
                 raise ConfigError(f"{where} {key}: found {value!r}, allowed is a whole number")
         limit = parse_duration(pick(timeout, "timeout", self.config.timeout), f"{where} timeout")
         with self._mutex:
-            job_id = self._job_id(job_id, name, made, options, replace=replace)
+            job_id = self._job_id(job_id, name, options, replace=replace)
             registration = Registration(
                 job_id=job_id, collector=made, name=name, plugin=known.plugin if known else None,
                 settings=known.settings if known else {}, options=options, enabled=bool(enabled), every=microseconds,
@@ -4199,9 +4214,9 @@ class CollectionScheduler:
                 self._say_how_jobs_differ(job_id)
         return job_id
 
-    def _job_id(self, job_id: str | None, name: str, made: Any, options: Any, *, replace: bool) -> str:
+    def _job_id(self, job_id: str | None, name: str, options: Any, *, replace: bool) -> str:
         def is_same(other: Registration | None) -> bool:
-            return other is not None and other.collector is made and other.options == options
+            return other is not None and other.name == name and other.options == options
 
         if job_id is None:
             job_id = name
@@ -4416,7 +4431,7 @@ class CollectionScheduler:
         return {row["job_id"] for row in rows} | set(self._registrations)
 
     def _unknown(self, job_id: str) -> UnknownJob:
-        elsewhere = job_id in self._registrations and self._state is SchedulerState.STANDBY
+        elsewhere = job_id in self._registrations and self.lead is None and self._lock.is_held()
         why = "is registered here, but the process that leads does not have it" if elsewhere else None
         return UnknownJob(job_id, self._known_jobs(), why)
 
@@ -4515,6 +4530,7 @@ class CollectionScheduler:
                 if lead is not None:  # else the lock is a momentary lead's, if it is ours at all
                     self._lock.release()
                 self._state = SchedulerState.STOPPED
+                log.info("stopped")
         self._stop_wanted.put(True)
 
     def hurry(self) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from geckosched import BreakerState, CollectionScheduler, Health, JobStatus, Reason, cli, core
+from geckosched import BreakerState, CollectionScheduler, Health, JobStatus, Reason, RunContext, cli, collector, core
 from geckosched.core import PluginStatus, SchedulerState
 from geckosched.views import SchedulerInfo, Status
 from tests.shell import (
@@ -140,7 +140,7 @@ def test_nothing_that_a_plugin_prints_gets_into_our_data() -> None:
     configure('[plugins]\nload = ["noisy.py"]')
     switched, listed = geckosched("disable", "broken"), geckosched("plugins", "--json")
     ran = geckosched("trigger", "noisy", "--json")
-    assert switched.out == "disabled broken: its slots wait for geckosched enable broken\n"
+    assert switched.out == "disabled broken: no slot of it runs until geckosched enable broken\n"
     assert [plugin["name"] for plugin in json.loads(listed.out)] == ["noisy", "fake"]
     assert json.loads(ran.out)["outcome"] == "succeeded"
     for said in ("at import", "by number", "a child", "in a hook", "a plugin's thread"):
@@ -279,8 +279,8 @@ def test_the_switches_through_a_leader() -> None:
         wait_until(lambda: len(runs_of_store("tick")) > ran)
         assert process.poll() is None
     next_run = r"next run (in \d+\w \((\d\d:\d\d|\d\d-\d\d) UTC\)|as soon as it can)|it runs at this moment"
-    assert off.out == "disabled tick: its slots wait for geckosched enable tick\n"
-    assert off_again.out == "tick was disabled already: its slots wait for geckosched enable tick\n"
+    assert off.out == "disabled tick: no slot of it runs until geckosched enable tick\n"
+    assert off_again.out == "tick was disabled already: no slot of it runs until geckosched enable tick\n"
     assert re.fullmatch(rf"reset broken: breaker closed; ({next_run})\n", mended.out)
     assert re.fullmatch(rf"daily needed no reset: breaker closed; ({next_run})\n", needless.out)
     assert re.fullmatch(rf"enabled tick: ({next_run})\n", on.out)
@@ -306,9 +306,9 @@ def test_the_switches_with_nobody_leading() -> None:
         unscheduled.err == "geckosched: weather is not scheduled: it needs `cities` (set it in [collectors.weather])\n"
     )
     assert unscheduled.code == 2
-    assert first.out == "disabled daily: its slots wait for geckosched enable daily\n"
-    assert again.out == "daily was disabled already: its slots wait for geckosched enable daily\n"
-    assert other.out == "disabled broken: its slots wait for geckosched enable broken\n"
+    assert first.out == "disabled daily: no slot of it runs until geckosched enable daily\n"
+    assert again.out == "daily was disabled already: no slot of it runs until geckosched enable daily\n"
+    assert other.out == "disabled broken: no slot of it runs until geckosched enable broken\n"
     assert on.out == "enabled daily: it runs when a scheduler is started\n"
     assert mended.out == "daily needed no reset: breaker closed; it runs when a scheduler is started\n"
     assert {each.code for each in (first, again, other, on, mended)} == {0}
@@ -336,7 +336,8 @@ def test_a_job_that_the_configuration_disables_is_enabled_until_the_next_start()
     """A leader enables it at once; that the file will have its way again is said."""
     configure("[collectors.daily]\nenabled = false")
     with daemon():
-        assert geckosched("disable", "daily").out == "disabled daily: its slots wait for geckosched enable daily\n"
+        off = geckosched("disable", "daily").out
+        assert off == "disabled daily: no slot of it runs until geckosched enable daily\n"
         on = geckosched("enable", "daily")
         wait_until(lambda: any(run.reason is Reason.FIRST and run.outcome for run in runs_of_store("daily")))
     assert on.code == 0
@@ -352,7 +353,7 @@ def test_a_run_in_progress_goes_on_after_a_disable() -> None:
         wait_until(lambda: any(run.outcome is None for run in runs_of_store("nap")))
         off, mended, on = geckosched("disable", "nap"), geckosched("reset", "nap"), geckosched("enable", "nap")
         assert [run.outcome for run in runs_of_store("nap")] == [None]
-    waits = "its slots wait for geckosched enable nap; the run in progress goes on\n"
+    waits = "no slot of it runs until geckosched enable nap; the run in progress goes on\n"
     assert off.out == f"disabled nap: {waits}"
     assert mended.out == f"nap needed no reset: breaker closed; {waits}"
     assert on.out == "enabled nap: it runs at this moment\n"
@@ -364,7 +365,7 @@ def test_the_switches_work_while_a_plugin_is_broken(site: Path) -> None:
     (site / "geckosched_fake.py").write_text("raise SystemExit('no licence')", encoding="utf-8")
     with led_without("daily"):
         off, on = geckosched("disable", "daily"), geckosched("enable", "daily")
-    assert (off.code, off.out) == (0, "disabled daily: its slots wait for geckosched enable daily\n")
+    assert (off.code, off.out) == (0, "disabled daily: no slot of it runs until geckosched enable daily\n")
     assert (on.code, on.out.startswith("enabled daily: next run ")) == (0, True)
     assert on.out.endswith("; plugin fake is broken\n")
 
@@ -487,7 +488,7 @@ def test_a_leader_that_was_stopped_is_shown_by_its_heartbeat() -> None:
     assert raw.code == 1
     assert json.loads(raw.out)["scheduler"]["state"] == "running"
     assert re.fullmatch(rf"heartbeat is \d\d s old: {why}; waiting up to a minute for its answer\n", told)
-    assert (asked.code, asked.out) == (0, "disabled daily: its slots wait for geckosched enable daily\n")
+    assert (asked.code, asked.out) == (0, "disabled daily: no slot of it runs until geckosched enable daily\n")
 
 
 # -- In process: what is said ------------------------------------------------------------------------------------------
@@ -535,3 +536,49 @@ def test_a_job_is_not_unhealthy_without_a_word(capsys: pytest.CaptureFixture[str
     assert row.startswith("daily")
     assert note == "  2 runs hang past the time limit: its slots wait"
     assert below == "plugin bad is broken: SystemExit"
+
+
+@pytest.mark.usefixtures("site")
+def test_enable_without_a_leader_does_not_promise_what_the_configuration_forbids() -> None:
+    """`enabled = false` in the file holds from the next start on, so with nobody leading `enable` is refused."""
+    configure("[collectors.daily]\nenabled = false")
+    refused = geckosched("enable", "daily")
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err.endswith("geckosched.toml says that daily is enabled = false, so change it there\n")
+
+
+@pytest.mark.usefixtures("site")
+def test_once_runs_no_disabled_job() -> None:
+    """`run --once --only JOB` of a disabled job says so, runs nothing and exits 1."""
+    geckosched("disable", "daily")
+    ended = geckosched("run", "--once", "--only", "daily")
+    assert ended.code == 1
+    assert "daily is disabled: geckosched enable daily, or trigger it" in ended.err
+    assert runs_of_store("daily") == []
+
+
+@pytest.mark.usefixtures("site")
+def test_a_terminal_that_knows_ascii_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it can't show is escaped, not a traceback."""
+    scheduler = CollectionScheduler()
+
+    @collector("umlaut")
+    def umlaut(run: RunContext) -> None:
+        raise ValueError("f\u00fcr")
+
+    scheduler.register_collector(umlaut)
+    scheduler.execute_collector_now("umlaut")
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    shown = geckosched("runs")
+    assert (shown.code, shown.err) == (0, "")
+    assert "ValueError: f\\xfcr" in shown.out
+
+
+@pytest.mark.usefixtures("site")
+def test_a_full_disk_behind_stdout_is_one_line() -> None:
+    """An OSError of the output is said, without a traceback."""
+    command = [sys.executable, "-m", "geckosched", "status", "--json"]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr

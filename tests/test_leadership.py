@@ -23,7 +23,7 @@ from geckosched import (
     UnknownJob,
     collector,
 )
-from geckosched.core import LeaderLock
+from geckosched.core import LeaderLock, Requests, Store
 from tests.conftest import NewScheduler
 from tests.test_scheduler import until
 
@@ -268,3 +268,31 @@ def test_a_caller_elsewhere_waits_no_longer_than_its_timeout(new_scheduler: NewS
         assert outside.execute_collector_now("slow", timeout=1) is None, "it waits for its turn"
         go_on.set()
         until(lambda: len(leader.get_runs("slow")) == 2, "the run that was asked for")
+
+
+def test_who_is_interrupted_while_it_asks_asks_for_nothing_more(new_scheduler: NewScheduler, store_path: Path) -> None:
+    """Ctrl-C while a hanging leader is asked: the request is taken back, so that it is not carried out later."""
+
+    class Interrupted(Requests):
+        def get(self, request: int) -> sqlite3.Row:
+            raise KeyboardInterrupt(request)
+
+    scheduler = new_scheduler()
+    scheduler.register_collector(collector("one", every="1h")(lambda _: None))
+    scheduler.enable_collector("one")  # makes the store; nobody leads after that, so nobody answers
+    with pytest.raises(KeyboardInterrupt):
+        Interrupted(Store(store_path), LeaderLock(store_path)).ask("disable", "one", {})
+    [row] = scheduler._store.read("SELECT answer FROM geckosched_requests")
+    assert row["answer"] == "expired"
+    with scheduler:
+        assert scheduler.get_collector_status("one").disabled_at is None
+
+
+def test_a_job_that_the_leader_lacks_is_said_before_a_start_too(new_scheduler: NewScheduler) -> None:
+    """Another process leads: a job that only this one registered is not called unregistered."""
+    leader, outside = new_scheduler(), new_scheduler()
+    leader.register_collector(collector("theirs", every="1h")(lambda _: None))
+    outside.register_collector(collector("mine", every="1h")(lambda _: None))
+    said = 'job "mine" is registered here, but the process that leads does not have it'
+    with leader, pytest.raises(UnknownJob, match=said):
+        outside.execute_collector_now("mine")

@@ -927,7 +927,7 @@ def test_the_log_says_when_a_breaker_opens_and_closes(make: Make, caplog: pytest
         runs_of(scheduler, "broken", 1)
         switch["broken"] = False
         scheduler.execute_collector_now("broken")
-    assert "broken: breaker open, one probe at 2026-01-01T00:01:00.000000Z" in caplog.text
+    assert "broken: breaker open, one probe at 2026-01-01 00:01:00 UTC" in caplog.text
     assert "broken: breaker closed" in caplog.text
 
 
@@ -948,3 +948,32 @@ def test_a_slow_reading_of_the_clocks_is_no_step(tmp_path: Path, caplog: pytest.
         runs_of(scheduler, "plain", 3)
     assert "the clock was set" not in caplog.text
     assert all(run.outcome is Outcome.SUCCEEDED for run in finished(scheduler))
+
+
+def test_another_collector_of_the_same_name_makes_no_twin(make: Make) -> None:
+    """A name is one collector's: a function that makes collectors, called twice, does not collect everything twice."""
+
+    def twin() -> Any:
+        return collector("twin", every="1h")(lambda _: None)
+
+    scheduler = make()
+    scheduler.register_collector(twin())
+    with pytest.raises(DuplicateJob):
+        scheduler.register_collector(twin())
+    assert scheduler.register_collector(twin(), replace=True) == "twin"
+
+
+def test_a_clean_stop_leaves_one_file(make: Make) -> None:
+    """What was collected is in the database file itself after a stop: no WAL beside it that a copy would miss."""
+
+    @collector("one", every="1h")
+    def one(run: RunContext) -> Any:
+        run.query("SELECT 1")
+        yield Batch("rows", [{"n": 1}])
+
+    scheduler = make()
+    scheduler.register_collector(one)
+    with scheduler:
+        runs_of(scheduler, "one", 1)
+    left = {path.name for path in scheduler._store.path.parent.iterdir()}
+    assert not {name for name in left if name.endswith(("-wal", "-shm"))}
