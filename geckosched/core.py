@@ -193,6 +193,11 @@ def _guard(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         return None, error
 
 
+def _note(level: int, text: str, *arguments: object) -> None:
+    """Log from a loop: the host's log handlers may raise, which must not end it."""
+    _guard(lambda: log.log(level, text, *arguments))
+
+
 def _one_line(error: BaseException) -> str:
     """Give `Type: text` of any error on one line; its `__str__` is plugin code and may itself raise."""
     text, broken = _guard(lambda: " ".join(str(error).split()))
@@ -846,7 +851,8 @@ class Breaker:
             self.retry_at = now if self.retry_at is None else self.retry_at
             self.opened_at = self.opened_at or now
         if self.retry_at is not None:
-            by_error = self.consecutive_errors > 0 and not self.consecutive_rate_limits
+            skipped = not open_ and dict(row).get("last_outcome") == Outcome.SKIPPED  # which asked for another look
+            by_error = self.consecutive_errors > 0 and not self.consecutive_rate_limits and not skipped
             self._pause = self.backoff(self.consecutive_errors) if by_error else self.retry_at - now
         self.mend(now)
 
@@ -1615,8 +1621,7 @@ class CollectorRegistry:
         self.collectors: dict[str, RegisteredCollector] = {}
         self.not_scheduled: dict[str, str] = {}
         self._listeners: dict[str, tuple[str, ...]] = {}
-        self._manager = pluggy.PluginManager("geckosched")
-        self._manager.add_hookspecs(HookSpecifications)
+        self._managers: dict[str, pluggy.PluginManager] = {}  # each plugin's own: what one is made of concerns no other
 
     def load_entry_points(self, only: Iterable[str] | None, disable: Iterable[str],
                           settings: Mapping[str, Mapping[str, Any]]) -> None:
@@ -1645,18 +1650,18 @@ class CollectorRegistry:
 
     def call(self, plugin: str, hook: str, **arguments: Any) -> None:
         """Call one hook of one plugin. Raises PluginError with the reason if the plugin does."""
-        others = [other for name, other in self._manager.list_name_plugin() if name != plugin]
-        caller = self._manager.subset_hook_caller(hook, others)
-        _, error = _guard(lambda: caller(**arguments))
+        _, error = _guard(lambda: getattr(self._managers[plugin].hook, hook)(**arguments))
         if error is not None:
             raise PluginError(f"plugin {plugin}: {hook}: {_one_line(error)}") from error
 
     def listeners(self, hook: str) -> tuple[str, ...]:
         """Return the names of the plugins that have a hook, in the order of the names."""
-        found = self._listeners.get(hook)
+        known = self._listeners  # when plugins change there is a new one, and what is found here is not kept
+        found = known.get(hook)
         if found is None:
-            implementations = getattr(self._manager.hook, hook).get_hookimpls()
-            found = self._listeners[hook] = tuple(sorted(each.plugin_name for each in implementations))
+            managers = tuple(self._managers.items())
+            names = (name for name, manager in managers if getattr(manager.hook, hook).get_hookimpls())
+            found = known[hook] = tuple(sorted(names))
         return found
 
     def _add(self, name: str, load: Callable[[], Any], settings: Mapping[str, Any],
@@ -1670,8 +1675,8 @@ class CollectorRegistry:
             _, error = _guard(lambda: self._register(name, load, settings, brought))
         if error is not None:
             brought.clear()
-            if self._manager.has_plugin(name):
-                self._manager.unregister(name=name)
+            if not taken:
+                self._managers.pop(name, None)
             log.warning("plugin %s is broken: %s%s", name, _one_line(error), _origin(error))
         for collector_name, made in brought.items():
             self.collectors[collector_name] = RegisteredCollector(made, name, settings)
@@ -1685,9 +1690,11 @@ class CollectorRegistry:
         plugin = self._wait_for(name, "its import", load)
         if isinstance(plugin, type):
             plugin = self._wait_for(name, "its making", lambda: cast(Any, plugin)(settings))
-        self._manager.register(plugin, name)
-        self._manager.check_pending()
-        hooks = [hook.name for hook in self._manager.get_hookcallers(plugin) or ()]
+        manager = pluggy.PluginManager("geckosched")
+        manager.add_hookspecs(HookSpecifications)
+        manager.register(plugin, name)
+        manager.check_pending()
+        hooks = [hook.name for hook in manager.get_hookcallers(plugin) or ()]
         if not hooks:
             raise PluginError("it has no hooks: is @hookimpl missing on register_collectors?")
         for hook in hooks:
@@ -1700,6 +1707,8 @@ class CollectorRegistry:
                 owner = self.collectors[collector_name].plugin if collector_name in self.collectors else name
                 raise PluginError(f'collector name "{collector_name}" is taken by plugin {owner}')
             brought[collector_name] = made
+
+        self._managers[name] = manager
 
         def ask() -> None:
             self.call(name, "register_collectors", register=register, settings=settings)
@@ -1719,6 +1728,8 @@ class CollectorRegistry:
         if not (answers := answer.drain()):
             raise PluginError(f"{what} has not returned for {self.patience:g} s{_whereabouts(thread)}")
         made, error = answers[0]
+        if isinstance(error, KeyboardInterrupt):  # the plugin's: the user's comes on the main thread only
+            raise PluginError(f"{what} raised KeyboardInterrupt") from error
         if error is not None:
             raise error
         return made
@@ -1745,6 +1756,7 @@ class Hooks:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._ears: dict[str, Ear] = {}
+        self._closed = False
         self._lock = threading.Lock()
 
     def are_heard(self, hook: str) -> bool:
@@ -1755,11 +1767,15 @@ class Hooks:
         """Let every plugin that has this hook hear of something. Neither waits nor raises."""
         for plugin in self._registry.listeners(hook):
             with self._lock:
+                if self._closed:  # a thread begun now would have no end
+                    return
                 ear = self._ears.get(plugin) or self._ears.setdefault(plugin, Ear(plugin, self._registry))
             ear.put(hook, arguments)
 
     def close(self, until: float, hurry: threading.Event) -> None:
         """Let the plugins hear what was told, `until` then (time.monotonic) or `hurry`, and end their threads."""
+        with self._lock:
+            self._closed = True
         for ear in self._ears.values():
             ear.close()
         for ear in self._ears.values():
@@ -1793,7 +1809,7 @@ class Ear:
             self._events.put_nowait((hook, arguments))
         except queue.Full:
             if not self._dropped:
-                log.warning("plugin %s: its hooks are slower than events come, some are dropped", self._plugin)
+                _note(logging.WARNING, "plugin %s: its hooks are slower than events, some are dropped", self._plugin)
             self._dropped += 1
 
     def close(self) -> None:
@@ -1835,7 +1851,7 @@ class Ear:
         text = _one_line(error).removeprefix(f"PluginError: plugin {self._plugin}: ") + _origin(error)
         self._error = f"{text}, at {_readable(to_text(Clock().now()))}"
         if first:
-            log.warning("plugin %s: %s (its later errors: geckosched plugins)", self._plugin, text)
+            _note(logging.WARNING, "plugin %s: %s (its later errors: geckosched plugins)", self._plugin, text)
 
 
 def _origin(error: BaseException) -> str:
@@ -2073,24 +2089,28 @@ class Message:
         """Tell whoever waits. Must neither wait nor raise."""
 
     def refused(self, error: BaseException) -> None:
-        log.error("the store refused %s: %s", type(self).__name__, _one_line(error))
+        _note(logging.ERROR, "the store refused %s: %s", type(self).__name__, _one_line(error))
 
 
 class Statements(Message):
-    """Statements of ours, each (sql, params); `answer` goes to `reply` when they are committed."""
+    """Statements of ours, each (sql, params); once committed `then` is called, and `answer` goes to `reply`."""
 
-    __slots__ = ("_answer", "_reply", "_statements")
+    __slots__ = ("_answer", "_reply", "_statements", "_then")
 
-    def __init__(self, statements: Iterable[tuple[str, Any]], reply: Inbox | None = None, answer: Any = True) -> None:
+    def __init__(self, statements: Iterable[tuple[str, Any]], reply: Inbox | None = None, answer: Any = True,
+                 then: Callable[[], None] | None = None) -> None:
         self._statements = list(statements)
         self._reply = reply
         self._answer = answer
+        self._then = then
 
     def write(self, writer: Writer) -> None:
         for sql, params in self._statements:
             writer.connection.execute(sql, params)
 
     def done(self) -> None:
+        if self._then is not None:
+            self._then()
         if self._reply is not None:
             self._reply.put(self._answer)
 
@@ -2156,7 +2176,7 @@ class Writer:
             self._wait_for_the_file(error)
             return
         if self.trouble is not None:
-            log.warning("the store can be written again")
+            _note(logging.WARNING, "the store can be written again")
             self.trouble = None
         self._open |= self._opened
         self._open -= self._closed
@@ -2202,12 +2222,12 @@ class Writer:
     def _wait_for_the_file(self, error: sqlite3.Error) -> None:
         if self.give_up:
             group, self._group = self._group, []
-            log.error("given up: %d messages that the store could not take (%s)", len(group), error)
+            _note(logging.ERROR, "given up: %d messages that the store could not take (%s)", len(group), error)
             for message in group:
                 message.refused(StoreError(f"given up: {error}"))
             return
         if self.trouble is None:
-            log.error("the store can't be written, waiting: %s", error)
+            _note(logging.ERROR, "the store can't be written, waiting: %s", error)
         self.trouble = str(error)
         Inbox().wait(0.05)
 
@@ -2412,8 +2432,6 @@ class CloseRun(Message):
         writer.connection.execute(_CLOSE_JOB, self._job_row)
 
     def done(self) -> None:
-        if self._execution.dry is not None:
-            self._execution.dry.run = self._execution.as_run(self._ending, self._finished_at)
         self._release()
         self._execution.tell("run_finished", self._ending, self._finished_at)
 
@@ -2422,6 +2440,8 @@ class CloseRun(Message):
         self._release()
 
     def _release(self) -> None:
+        if self._execution.dry is not None:
+            self._execution.dry.run = self._execution.as_run(self._ending, self._finished_at)
         for waiter in self._execution.waiters:
             waiter.finished(self._execution.id)
 
@@ -2620,20 +2640,20 @@ class DryNotes:
 
     def __init__(self) -> None:
         self.run: Run | None = None
+        self.state = "{}"
         self._batches: list[DryBatch] = []
         self._losses: list[dict[str, Any]] = []
-        self._state: str | None = None
 
     def note(self, groups: list[RowGroup], counts: list[int], state: str | None, losses: list[Loss]) -> None:
         for group, changed in zip(groups, counts, strict=True):
-            rows = tuple(dict(zip(group.columns, row, strict=True)) for row in group.rows)
+            rows = tuple({column: None if value != value else value  # NaN, which SQLite has as NULL
+                          for column, value in zip(group.columns, row, strict=True)} for row in group.rows)
             self._batches.append(DryBatch(group.table, group.pk, group.on_conflict, rows, changed))
         self._losses += [dict(zip(("target", "count", "since", "until"), loss, strict=True)) for loss in losses]
-        self._state = state or self._state
+        self.state = state or self.state
 
-    def result(self, saved_state: str) -> DryRun:
-        state = json.loads(self._state or saved_state)
-        return DryRun(cast(Run, self.run), tuple(self._batches), tuple(self._losses), state)
+    def result(self) -> DryRun:
+        return DryRun(cast(Run, self.run), tuple(self._batches), tuple(self._losses), json.loads(self.state))
 
 
 class Execution:
@@ -2694,10 +2714,10 @@ class Execution:
 
     def _collect(self, context: RunContext) -> None:
         job, registration = self.job, self.registration
-        made = job.instance
+        made = job.instance if self.dry is None else None  # what a dry run leaves in its instance did not happen
         if made is None or made[0] is not registration:
             made = (registration, registration.make())
-            if not self.closed:  # else a fresh run has one of its own
+            if not self.closed and self.dry is None:  # else a fresh run has one of its own
                 job.instance = made
         drive(made[1].collect(context), context)
 
@@ -2959,7 +2979,10 @@ class LeaderLock:
 
     def stand_by(self) -> None:
         """Show that this process waits for the lead; getting it or `release` ends that."""
-        self._standby = os.open(self._standby_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self._standby = os.open(self._standby_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StoreError(f"{self._standby_path}: {error.strerror}") from error
         fcntl.flock(self._standby, fcntl.LOCK_SH)
 
     def is_awaited(self) -> bool:
@@ -3176,7 +3199,7 @@ class Lead:
             while turn():
                 pass
         except Exception:
-            log.exception("the %s died; this is a bug of geckosched", name)
+            _guard(lambda: log.exception("the %s died; this is a bug of geckosched", name))
             died()
             self.ticker.die()
 
@@ -3376,7 +3399,9 @@ class Checkup:
         rows = lead.reader().execute(_CHECKUP_SQL, (to_text(lead.clock.now() - DAY), self._after, self.PORTION))
         jobs, broken = rows.fetchall(), lead.registry.broken
         for job in jobs:
-            self._hear(lead, job["job_id"], judge(job, lead.clock.now(), lead.started_at, job["plugin"] in broken))
+            found, error = _guard(lambda: judge(job, lead.clock.now(), lead.started_at, job["plugin"] in broken))  # noqa: B023
+            damaged = Verdict(Health.UNHEALTHY, f"its row is damaged: {_one_line(error)}") if error else None
+            self._hear(lead, job["job_id"], damaged or found)
         self._after = jobs[-1]["job_id"] if len(jobs) == self.PORTION else ""
         self._next = None if self._after else now + parse_duration(lead.config.health_check_interval)
 
@@ -3564,7 +3589,7 @@ class Ticker:
         doubt, self._doubt = max(after - before, self._doubt), after - before  # how far apart the readings may lie
         if abs(step) < SECOND + doubt:
             return
-        log.warning("the clock was set %+.1f s", step / SECOND)
+        _note(logging.WARNING, "the clock was set %+.1f s", step / SECOND)
         self._calls.save()
         if step < 0:
             for job in self.jobs.values():
@@ -3580,7 +3605,7 @@ class Ticker:
         now = self._clock.now()
         foreign = row is not None and row["collector"] != registration.name
         if foreign:
-            log.warning("job %s was of another collector: it starts anew", registration.job_id)
+            _note(logging.WARNING, "job %s was of another collector: it starts anew", registration.job_id)
             row = None
         breaker = Breaker(registration.max_consecutive_errors, *self._delays)
         job = Job(registration, breaker, registration.enabled)
@@ -3652,6 +3677,7 @@ class Ticker:
             return  # stays open for the next leader
         job, answer = self.jobs.get(job_id), "done"
         statements: list[tuple[str, Any]] = []
+        before = None if job is None else job.breaker.state
         if job is None or (action == "trigger" and job.registration.collector is None):
             answer = "unknown job"
         elif action == "trigger":
@@ -3664,7 +3690,12 @@ class Ticker:
         if request is not None:
             sql = "UPDATE geckosched_requests SET answered_at=?, answer=? WHERE id=?"
             statements.append((sql, (to_text(Clock().now()), answer, request)))
-        self._lead.writer.inbox.put(Statements(statements, reply, answer))
+        was_reset = action == "reset" and before not in (None, BreakerState.CLOSED)
+        then = functools.partial(self._lead.hooks.tell, "breaker_changed", job_id=job_id, old=before,
+                                 new=BreakerState.CLOSED, reason="somebody reset it") if was_reset else None
+        if was_reset:
+            _note(logging.INFO, "%s: breaker closed, somebody reset it", job_id)
+        self._lead.writer.inbox.put(Statements(statements, reply, answer, then))
 
     def trigger(self, job_id: str, inbox: Inbox) -> None:
         """Run a job now for a caller in this process, who hears of it through `inbox`."""
@@ -3683,11 +3714,23 @@ class Ticker:
             inbox.put(("unknown", None))
         elif self._stopping:
             inbox.put(("closed", None))
-        elif job.running is not None or not self._is_free(job):
-            inbox.put(("busy", None))
+        elif (why := self._hindrance(job)) is not None:
+            inbox.put(("busy", why))
         else:
+            notes.state = job.state
             waiting = Waiting(Reason.TRIGGERED, None, 0, [Waiter(inbox=inbox)], self._clock.monotonic())
             self._start(job, waiting, notes)
+
+    def _hindrance(self, job: Job) -> str | None:
+        """Say what keeps a job from running at once; None if nothing does."""
+        now, budget = self._steady(), job.registration.budget
+        if job.running is not None:
+            return "a run of it is going on"
+        if self._is_parked(job):
+            return "runs of it hang past their time limit"
+        if budget is not None and (until := self._calls.use(budget).ledger.closed_until) > now:
+            return f"budget {budget.name} is closed until {_readable(to_text(until - now + self._clock.now()))}"
+        return None if self._is_free(job) else "no worker is free"
 
     def _do_disable(self, job: Job) -> list[tuple[str, Any]]:
         job.disabled_at = job.disabled_at or self._clock.now()
@@ -3707,12 +3750,7 @@ class Ticker:
         return [self._change(job, disabled_at=None, enabled=1)]
 
     def _do_reset(self, job: Job) -> list[tuple[str, Any]]:
-        before = job.breaker.state
         job.breaker.reset()
-        if before is not BreakerState.CLOSED:
-            log.info("%s: breaker closed, somebody reset it", job.registration.job_id)
-            self._lead.hooks.tell("breaker_changed", job_id=job.registration.job_id, old=before,
-                                  new=BreakerState.CLOSED, reason="somebody reset it")
         self._plan_after(job, self._clock.now())
         return [self._change(job, breaker=BreakerState.CLOSED, consecutive_errors=0, consecutive_rate_limits=0,
                              opened_at=None, retry_at=None)]
@@ -3758,7 +3796,8 @@ class Ticker:
         if job.dormant and not self._momentary:
             planned = None  # no slot of it comes up as long as this process leads
         job.next = planned
-        due = None if planned is None or job.dormant else planned.due
+        rehearsed = job.running is not None and job.running.dry is not None  # what comes due meanwhile comes up then
+        due = None if planned is None or job.dormant or rehearsed else planned.due
         if due != job.slot.due:  # else it stands in the timetable already: a run that ends mostly moves nothing
             self._timetable.set_due(job.slot, due)
 
@@ -3909,6 +3948,8 @@ class Ticker:
             run.missed, job.missed, job.ran = run.missed + job.missed, 0, True
         execution = Execution(self._lead, job, self.last_run_id, run, dry)
         job.running = execution
+        if dry is not None:
+            self._plan(job, job.next)
         self._running.add(execution)
         before = job.breaker.state
         if job.active and dry is None:
@@ -3965,18 +4006,21 @@ class Ticker:
                  again_after=ending.again_after)
         if breaker.state is not before and breaker.retry_at is not None:
             probe_at = _readable(to_text(breaker.retry_at))
-            log.warning("%s: breaker open, one probe at %s", registration.job_id, probe_at)
+            _note(logging.WARNING, "%s: breaker open, one probe at %s", registration.job_id, probe_at)
             count = breaker.consecutive_errors
             errors = "one error" if count == 1 else f"{count} errors in a row"
             self._note_breaker(execution, before, f"{errors}, the last run {outcome}; one probe at {probe_at}")
         elif breaker.state is not before:
-            log.info("%s: breaker closed", registration.job_id)
+            _note(logging.INFO, "%s: breaker closed", registration.job_id)
             self._note_breaker(execution, before, f"a run {outcome}")
-        if job.accounted is not None and job.active and not job.dormant:
-            job.missed += registration.grid.count(job.accounted, now)
-            job.accounted = max(job.accounted, registration.grid.before(now))
-        job.repeats = execution.scheduled_for
-        self._plan_after(job, now)
+        if execution.dry is not None:  # it served no slot
+            self._plan(job, job.next)
+        else:
+            if job.accounted is not None and job.active and not job.dormant:
+                job.missed += registration.grid.count(job.accounted, now)
+                job.accounted = max(job.accounted, registration.grid.before(now))
+            job.repeats = execution.scheduled_for
+            self._plan_after(job, now)
         good = outcome in (Outcome.SUCCEEDED, Outcome.PARTIAL)
         bad = outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
         at = to_text(now)
@@ -4001,7 +4045,7 @@ class Ticker:
         if job.accounted is None or not job.missed:
             return job.accounted
         grid = job.registration.grid
-        return grid.slot(grid.index(job.accounted) - job.missed)
+        return grid.slot(max(grid.index(0), grid.index(job.accounted) - job.missed))  # a longer grid's may be ages ago
 
     def _enforce_time_limits(self) -> None:
         """Ask runs at their time limit to end; abandon those that haven't ended 30 s later."""
@@ -4015,7 +4059,7 @@ class Ticker:
                 again = now + left
             elif execution.stop is None:
                 job_id, limit = execution.job.registration.job_id, format_duration(execution.job.registration.timeout)
-                log.warning("%s: over its time limit of %s, asked to stop", job_id, limit)
+                _note(logging.WARNING, "%s: over its time limit of %s, asked to stop", job_id, limit)
                 self._ask_to_stop(execution, TIME_LIMIT)
                 again = now + GRACE
             elif execution.waiting_since is not None or self._abandoned >= self._lead.config.max_workers:
@@ -4087,13 +4131,13 @@ class Ticker:
         self.dismiss_waiters()
         if self._running:
             names = ", ".join(sorted(execution.job.registration.job_id for execution in self._running))
-            log.info("stopping: waiting for %s", names)
+            _note(logging.INFO, "stopping: waiting for %s", names)
         for execution in tuple(self._running):
             self._ask_to_stop(execution, SHUTDOWN)
 
     def dismiss_waiters(self) -> None:
         """Tell who waits for a run that it will not start any more."""
-        for job in self.jobs.values():
+        for job in tuple(self.jobs.values()):
             for waiter in (*job.queued, *(job.waiting.waiters if job.waiting else ())):
                 waiter.closed()
 
@@ -4101,6 +4145,9 @@ class Ticker:
         """After an error of ours: nobody waits for what will not come."""
         self._stopping = True
         self.dismiss_waiters()
+        for execution in tuple(self._running):
+            for waiter in execution.waiters:
+                waiter.closed()
         with contextlib.suppress(Exception):
             self._close_the_door()
 
@@ -4290,8 +4337,9 @@ class CollectionScheduler:
         """Run a job here and return what it would have stored; nothing is stored but the calls of its budget.
 
         Each yield is written and taken back, so that what the store would refuse is refused, but a later yield doesn't
-        see what an earlier one brought. Neither the breaker nor a plugin's hook hears of it. It needs the lead:
-        SchedulerClosed while another process has it.
+        see what an earlier one brought. Neither the breaker nor a plugin's hook hears of it, and slots that come
+        meanwhile come up after it. It needs the lead: SchedulerClosed while another process has it, and while the job
+        can't run at once.
         """
         with self._taking_part() as lead:
             if lead is None:
@@ -4300,7 +4348,7 @@ class CollectionScheduler:
             if not lead.ticker.submit(lead.ticker.run_dry, job_id, notes, inbox):
                 raise SchedulerClosed(f"the scheduler stopped before {job_id} could run")
             self._await_run(job_id, inbox, True, None)
-            return notes.result(lead.ticker.jobs[job_id].state)
+            return notes.result()
 
     def _await_run(self, job_id: str, inbox: Inbox, wait: bool, timeout: float | None) -> int | None:
         """Wait for a run to end, or to start; returns its id, None if it waits for its turn when the time is over."""
@@ -4317,7 +4365,7 @@ class CollectionScheduler:
                 if word == "closed":
                     raise SchedulerClosed(f"the scheduler stopped before {job_id} could run")
                 if word == "busy":
-                    raise SchedulerClosed(f"dry run of {job_id}: a run of it is going on, or its budget is closed")
+                    raise SchedulerClosed(f"dry run of {job_id}: {found}")
                 run_id = found
                 if word == "finished" or not wait:
                     return cast("int | None", run_id)
@@ -4448,6 +4496,7 @@ class CollectionScheduler:
                 if job_id not in self._registrations:
                     raise UnknownJob(job_id, self._registrations)
             self._state = SchedulerState.STARTING
+            self._hurry.clear()
             with contextlib.ExitStack() as undo:
                 undo.callback(setattr, self, "_state", SchedulerState.STOPPED)
                 undo.callback(self._lock.stop_waiting)
