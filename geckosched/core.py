@@ -3361,7 +3361,7 @@ def _unhealthy_because(job: Mapping[str, Any] | sqlite3.Row, now: int, leader_si
         waits = ": its slots wait" if job["abandoned"] >= MOST_ABANDONED else ""
         runs = "1 run hangs" if job["abandoned"] == 1 else f"{job['abandoned']} runs hang"
         said.append(f"{runs} past the time limit{waits}")
-    if leader_since is not None:
+    if leader_since is not None and job["next_run_at"] is not None:  # no slot of those that --only leaves out comes up
         silent = now - max(leader_since, _from_text_or_none(job["last_sign_at"]) or 0)
         if silent > max(3 * _stored_duration(job["every"]), 3 * MINUTE):
             said.append(f"no sign of life for {format_duration(silent // SECOND * SECOND)}")
@@ -3416,8 +3416,8 @@ class Checkup:
 
 
 _CHECKUP_SQL = """
-    SELECT job_id, plugin, every, quiet, enabled, disabled_at, breaker, retry_at, abandoned, runs, consecutive_errors,
-           last_sign_at, last_rows_at,
+    SELECT job_id, plugin, every, quiet, enabled, disabled_at, breaker, retry_at, next_run_at, abandoned, runs,
+           consecutive_errors, last_sign_at, last_rows_at,
            (SELECT total(count) FROM geckosched_losses l WHERE l.job_id = j.job_id AND l.until >= ?) AS lost_lately
       FROM geckosched_jobs j WHERE j.retired_at IS NULL AND j.job_id > ? ORDER BY j.job_id LIMIT ?"""
 

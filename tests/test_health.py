@@ -24,7 +24,7 @@ def row(**different: Any) -> dict[str, Any]:
         "every": "10m", "quiet": None, "enabled": 1, "disabled_at": None, "breaker": "closed", "consecutive_errors": 0,
         "consecutive_rate_limits": 0, "abandoned": 0, "runs": 7, "last_sign_at": ago(5 * MINUTE),
         "last_success_at": ago(5 * MINUTE), "last_rows_at": ago(5 * MINUTE),
-        "plugin": "weather", "retry_at": None,
+        "plugin": "weather", "retry_at": None, "next_run_at": ago(-5 * MINUTE),
     }  # fmt: skip
     assert fine.keys() >= different.keys()
     return {**fine, **different}
@@ -63,6 +63,7 @@ ROWS: list[tuple[str, dict[str, Any], Health]] = [
     ("the leader has just started", {"last_sign_at": ago(9 * DAY), "led_for": 30 * MINUTE}, Health.HEALTHY),
     ("the leader started long ago", {"last_sign_at": ago(9 * DAY), "led_for": 31 * MINUTE}, Health.UNHEALTHY),
     ("never ran, three intervals after the start", {**NEVER_RAN, "led_for": 31 * MINUTE}, Health.UNHEALTHY),
+    ("silent, but the leader runs it never", {"last_sign_at": ago(9 * DAY), "next_run_at": None}, Health.HEALTHY),
     ("silent, but nobody leads", {"last_sign_at": ago(9 * DAY), "led_for": None}, Health.HEALTHY),
     ("runs, but nothing that is a sign of life", {"last_sign_at": None, "led_for": 31 * MINUTE}, Health.UNHEALTHY),
     ("the clock was set back", {"last_sign_at": ago(-DAY), "last_rows_at": ago(-DAY), "quiet": "1h"}, Health.HEALTHY),
