@@ -57,6 +57,13 @@ def go_on() -> Iterator[threading.Event]:
     event.set()
 
 
+def breaker(scheduler: CollectionScheduler) -> tuple[BreakerState, int]:
+    """Return the breaker's state and errors as the ticker has them: of a dry run nothing reaches the store."""
+    assert scheduler.lead is not None
+    found = scheduler.lead.ticker.jobs["one"].breaker
+    return found.state, found.consecutive_errors
+
+
 def sleeping(inside: threading.Event) -> Callable[[RunContext], Any]:
     def collect(run: RunContext) -> Any:
         run.state["n"] = 1
@@ -91,6 +98,7 @@ def test_its_time_limit_ends_it_and_the_breaker_hears_nothing(new_scheduler: New
         assert inside.wait(10)
         clock.advance(61)
         assert rehearsal.end().run.outcome is Outcome.TIMED_OUT
+        assert breaker(scheduler) == (BreakerState.CLOSED, 0)
         found = scheduler.get_collector_status("one")
     assert (found.runs, found.errors, found.breaker, found.last_outcome) == (0, 0, BreakerState.CLOSED, None)
 
@@ -271,6 +279,7 @@ def test_of_a_disabled_job_and_of_one_whose_breaker_is_open(new_scheduler: NewSc
         before = scheduler.get_collector_status("one")
         assert scheduler.dry_run("one").run.outcome is Outcome.SUCCEEDED
         assert scheduler.get_collector_status("one") == before
+        assert breaker(scheduler) == (BreakerState.OPEN, 1)
         assert before.breaker is BreakerState.OPEN
         scheduler.disable_collector("one")
         assert scheduler.dry_run("one").run.outcome is Outcome.SUCCEEDED
