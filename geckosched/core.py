@@ -1983,10 +1983,44 @@ def _quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+class ForkGate:
+    """Knows which threads are inside SQLite: a fork waits for them, since a child inherits SQLite's own locks as they
+    are, and a belief that the file is locked if a transaction was open. Entered with `with`, by one thread once."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._closed = False
+
+    def __enter__(self) -> None:
+        with self._changed:
+            while self._closed:
+                self._changed.wait()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            self._changed.notify_all()
+
+    def close(self, seconds: float) -> None:
+        """Let nobody in, and wait until nobody is inside, at most for so long."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not self._inside, seconds)
+
+    def open(self) -> None:
+        """Let them in again."""
+        with self._changed:
+            self._closed = False
+            self._changed.notify_all()
+
+
 class Store:
     """The SQLite file: opened for the one writer, or for reading. Holds the collected tables and ours."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.gate = ForkGate()
         self.hurry = threading.Event()  # set: don't wait for locks
         self.path = Path(os.path.realpath(Path(path).expanduser()))  # one file, one lock beside it
 
@@ -2038,7 +2072,7 @@ class Store:
         """Run one query of ours on a connection of its own; a store that is not there yet has no rows."""
         if not self.path.exists():
             return []
-        with contextlib.closing(self.open_reader()) as connection:
+        with self.gate, contextlib.closing(self.open_reader()) as connection:
             try:
                 return connection.execute(sql, params).fetchall()
             except sqlite3.OperationalError as error:
@@ -2128,7 +2162,7 @@ class Writer:
     rolls the group back and tries it again until it can be written or `give_up` is set.
     """
 
-    def __init__(self, connection: sqlite3.Connection, clock: Clock) -> None:
+    def __init__(self, connection: sqlite3.Connection, clock: Clock, gate: ForkGate | None = None) -> None:
         import sqlite_utils
 
         self.connection = connection
@@ -2143,7 +2177,7 @@ class Writer:
         self._closed: set[int] = set()
         self._statements: dict[tuple[Any, ...], str] = {}
         self._finishing = False
-        self.at_rest = threading.Lock()  # held while a transaction is open: no fork then (SQLite's locks don't fork)
+        self._gate = gate or ForkGate()
 
     def finish(self) -> None:
         """Ask the loop to end when all that was put before is written or given up."""
@@ -2163,7 +2197,7 @@ class Writer:
     def _commit(self) -> None:
         refused: dict[int, BaseException] = {}
         try:
-            with self.at_rest:
+            with self._gate:
                 try:
                     if not self._transaction(refused, savepoints=False):
                         self._roll_back()
@@ -2778,8 +2812,7 @@ class Execution:
             raise error
 
     def query(self, sql: str, params: Any) -> list[dict[str, Any]]:
-        cursor = self.lead.reader().execute(sql, params)
-        return [dict(row) for row in cursor.fetchall()]
+        return [dict(row) for row in self.lead.read(sql, params)]
 
     def take_call(self, budget: Budget) -> int:
         self._check_open()
@@ -3072,7 +3105,10 @@ class Requests:
     def _write(self, sql: str, *params: Any) -> sqlite3.Cursor:
         path = self._store.path
         try:
-            with contextlib.closing(sqlite3.connect(path, timeout=5.0, isolation_level=None)) as connection:
+            with (
+                self._store.gate,
+                contextlib.closing(sqlite3.connect(path, timeout=5.0, isolation_level=None)) as connection,
+            ):
                 connection.execute("BEGIN IMMEDIATE")
                 cursor = connection.execute(sql, params)
                 connection.execute("COMMIT")
@@ -3107,7 +3143,7 @@ class Lead:
         self.started_at = clock.now()
         self.registry = registry
         self.hooks = Hooks(registry)
-        self.writer = Writer(store.open_writer(), clock)
+        self.writer = Writer(store.open_writer(), clock, store.gate)
         self.work: queue.SimpleQueue[Execution | None] = queue.SimpleQueue()
         self._readers = threading.local()
         self._opened: list[sqlite3.Connection] = []
@@ -3210,6 +3246,11 @@ class Lead:
             connection = self._readers.connection = self.store.open_reader()
             self._opened.append(connection)
         return connection
+
+    def read(self, sql: str, params: Any) -> list[sqlite3.Row]:
+        """Run one query on this thread's reading connection."""
+        with self.store.gate:
+            return self.reader().execute(sql, params).fetchall()
 
     def shared(self, key: object, factory: Callable[[], Any]) -> Any:
         """Return what the first caller's factory made. No lock is held while it is made: the others wait for it."""
@@ -3396,8 +3437,8 @@ class Checkup:
         now = lead.clock.monotonic()
         if lead.momentary or (self._next is not None and now < self._next):
             return
-        rows = lead.reader().execute(_CHECKUP_SQL, (to_text(lead.clock.now() - DAY), self._after, self.PORTION))
-        jobs, broken = rows.fetchall(), lead.registry.broken
+        jobs = lead.read(_CHECKUP_SQL, (to_text(lead.clock.now() - DAY), self._after, self.PORTION))
+        broken = lead.registry.broken
         for job in jobs:
             found, error = _guard(lambda: judge(job, lead.clock.now(), lead.started_at, job["plugin"] in broken))  # noqa: B023
             damaged = Verdict(Health.UNHEALTHY, f"its row is damaged: {_one_line(error)}") if error else None
@@ -3466,7 +3507,7 @@ class Watcher:
     def _read_requests(self, lead: Lead) -> None:
         sql = "SELECT * FROM geckosched_requests WHERE answered_at IS NULL AND id > ? ORDER BY id"
         now = Clock().now()
-        for row in lead.reader().execute(sql, (self._seen,)).fetchall():
+        for row in lead.read(sql, (self._seen,)):
             self._seen = row["id"]
             answer = "refused: unknown action" if row["action"] not in _ACTIONS else None
             asked = _guard(lambda: (from_text(row["requested_at"]), json.loads(row["arguments"] or "{}")))  # noqa: B023
@@ -4544,8 +4585,9 @@ class CollectionScheduler:
         with contextlib.ExitStack() as undo:
             undo.callback(self._lock.release)
             try:
-                lead = Lead(self._store, self.config, self._clock, self._registrations.values(), self.registry,
-                            momentary=momentary, keep=self._keep, only=self._only)
+                with self._store.gate:
+                    lead = Lead(self._store, self.config, self._clock, self._registrations.values(), self.registry,
+                                momentary=momentary, keep=self._keep, only=self._only)
             except (sqlite3.Error, ValueError, TypeError, KeyError) as error:  # or a value that somebody damaged
                 raise StoreError(f"{self._store.path}: {_one_line(error)}") from error
             lead.start(self._loop_died)
@@ -4586,9 +4628,18 @@ class CollectionScheduler:
         """End the wait of a `stop` that is going on, as a second Ctrl-C does. May be called in a signal handler."""
         self._hurry.set()
 
+    def close_gate(self, seconds: float) -> None:
+        """Before a fork: let no thread into SQLite, and wait for those inside."""
+        self._store.gate.close(seconds)
+
+    def open_gate(self) -> None:
+        """After a fork, in the parent."""
+        self._store.gate.open()
+
     def forget_lead(self) -> None:
         """Be stopped, in a forked child, leaving to the parent what is the parent's."""
         self._left_to_parent.append(self.lead)
+        self._store.gate = ForkGate()
         self._mutex = threading.RLock()
         self._lock.release()
         self._lock.stop_waiting()
@@ -4705,29 +4756,22 @@ class CollectionScheduler:
 
 
 class ForkHooks:
-    """What a fork does to a scheduler. The writer ends its transaction first: a child would inherit SQLite's belief
-    that the file is locked. In the child the threads are gone, so its scheduler is stopped; what is the parent's (the
-    lock, the connections) is neither unlocked nor closed there, only forgotten. A thread of the parent may have been
-    inside SQLite, whose own locks the child inherits held: a child that uses the store is better spawned than forked.
-    """
+    """What a fork does to a scheduler. It waits until none of its threads is inside SQLite. In the child the threads
+    are gone, so its scheduler is stopped; what is the parent's (the lock, the connections) is neither unlocked nor
+    closed there, only forgotten."""
 
     def __init__(self, scheduler: CollectionScheduler) -> None:
         self._scheduler = weakref.ref(scheduler)  # the hooks can't be taken back, and must not keep it alive
-        self._held: threading.Lock | None = None
         os.register_at_fork(before=self._before, after_in_parent=self._in_parent, after_in_child=self._in_child)
 
     def _before(self) -> None:
-        scheduler = self._scheduler()
-        if scheduler is not None and scheduler.lead is not None:
-            at_rest = scheduler.lead.writer.at_rest
-            self._held = at_rest if at_rest.acquire(timeout=5.0) else None
+        if (scheduler := self._scheduler()) is not None:
+            scheduler.close_gate(5.0)
 
     def _in_parent(self) -> None:
-        if self._held is not None:
-            self._held.release()
-            self._held = None
+        if (scheduler := self._scheduler()) is not None:
+            scheduler.open_gate()
 
     def _in_child(self) -> None:
-        scheduler, self._held = self._scheduler(), None
-        if scheduler is not None:
+        if (scheduler := self._scheduler()) is not None:
             scheduler.forget_lead()
