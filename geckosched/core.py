@@ -2998,17 +2998,7 @@ class LeaderLock:
 
     def is_held(self) -> bool:
         """Whether some process leads, this one included."""
-        try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return _is_locked(self.path, fcntl.LOCK_SH)
 
     def stand_by(self) -> None:
         """Show that this process waits for the lead; getting it or `release` ends that."""
@@ -3020,17 +3010,7 @@ class LeaderLock:
 
     def is_awaited(self) -> bool:
         """Whether somebody stands by, as far as can be told: two who ask at once may take each other for that."""
-        try:
-            descriptor = os.open(self._standby_path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return _is_locked(self._standby_path, fcntl.LOCK_EX)
 
     def stop_waiting(self) -> None:
         """Stand by no more."""
@@ -3043,6 +3023,21 @@ class LeaderLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _is_locked(path: Path, lock: int) -> bool:
+    """Whether somebody's lock on a file keeps this one off; without the file nobody's does."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 class Requests:

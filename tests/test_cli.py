@@ -39,18 +39,10 @@ from tests.shell import (
     geckosched,
     invoke,
     job_of_store,
-    make_site,
     runs_of_store,
     start,
     wait_until,
 )
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of installed packages that holds the plugin `fake`; the working directory is an empty one beside it."""
-    return make_site(tmp_path, monkeypatch)
-
 
 # -- Processes ---------------------------------------------------------------------------------------------------------
 

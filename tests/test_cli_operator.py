@@ -31,7 +31,6 @@ from tests.shell import (
     geckosched,
     invoke,
     job_of_store,
-    make_site,
     runs_of_store,
     start,
     wait_until,
@@ -70,12 +69,6 @@ from geckosched import hookimpl
 def register_collectors(register, settings):
     threading.Event().wait()
 """
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of installed packages that holds the plugin `fake`; the working directory is an empty one beside it."""
-    return make_site(tmp_path, monkeypatch)
 
 
 def configure(text: str) -> None:
