@@ -40,7 +40,7 @@ def until(holds):
     while not holds():
         if time.monotonic() > deadline:
             raise AssertionError("waited in vain")
-        time.sleep(0.005)
+        threading.Event().wait(0.005)
 
 def threads():
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("geckosched-")]

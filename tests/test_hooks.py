@@ -255,7 +255,8 @@ def test_health_is_told_once_per_change(new_scheduler: NewScheduler, caplog: pyt
             expected.append((old, new))
             clock.advance(60)
             until(lambda: changes() == expected, f"{expected}, told: {diary.of('health')}")
-            clock.advance(60)
+            look_again(scheduler, clock)
+            assert changes() == expected, "told again, though nothing changed"
     reasons = [reason for *_, reason in diary.of("health")]
     assert reasons[0] == "1 error"
     assert reasons[1].startswith("breaker open until 2026-")
@@ -263,6 +264,17 @@ def test_health_is_told_once_per_change(new_scheduler: NewScheduler, caplog: pyt
     lines = [record.getMessage() for record in caplog.records if ", was " in record.getMessage()]
     assert lines[0] == "one: degraded, was pending (1 error)"
     assert len(lines) == 3
+
+
+def look_again(scheduler: CollectionScheduler, clock: FakeClock) -> None:
+    """Let a whole round of the checkup pass, and the plugins hear of it."""
+    watcher, lead = scheduler._watcher, scheduler.lead
+    assert watcher is not None
+    assert lead is not None
+    before = watcher._checkup._next
+    clock.advance(60)
+    until(lambda: watcher._checkup._next not in (None, before), "another look")
+    until(lambda: all(ear._events.empty() and ear._at is None for ear in lead.hooks._ears.values()), "heard")
 
 
 def judged(scheduler: CollectionScheduler) -> dict[str, Health]:
@@ -429,6 +441,23 @@ def test_a_plugin_that_hangs_while_it_registers_is_given_up(
     assert registered.wait(10)
     assert "late" not in scheduler.registry.collectors
     assert not scheduler.registry.plugins["hanging"].ok
+
+
+def test_a_plugin_that_is_only_slow_to_register_is_used(
+    new_scheduler: NewScheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the warning it is waited for, up to `patience`."""
+
+    class Slow:
+        @hookimpl
+        def register_collectors(self, register: Callable[[Any], None]) -> None:
+            until(lambda: "plugin slow: register_collectors takes long" in caplog.text, "the warning")
+            register(job("late", lambda _: None))
+
+    scheduler = new_scheduler()
+    scheduler.registry.warn_after = 0.05
+    scheduler.add_plugin(Slow(), "slow")
+    assert ran(scheduler, "late").outcome is Outcome.SUCCEEDED
 
 
 def test_a_hook_may_stop_the_scheduler(new_scheduler: NewScheduler) -> None:
