@@ -11,6 +11,7 @@ from typing import Any
 from geckosched import Batch, Collector, ConfigError, RunContext, parse_duration
 
 from .client import BUDGET, ApiError, Client, GoneError, PlanLimitError, Settings
+from .lateness import hidden_loss
 from .rotation import DAY, Loss, TradeRotation
 from .rows import TradePage, trade_page
 from .watchlist import gone_batch, stored, watched
@@ -99,36 +100,44 @@ class Trades(Collector):
 class _Memory:
     """What the collector knows, as it stands in `run.state`.
 
-    `keys` are the newest trades of each pool's last answer, as short hashes; `gone` is when a pool
-    was first found to be gone, in epoch seconds.
+    `keys` are the newest trades of each pool's last answer, as short hashes; `seen` is when the last of that answer's
+    trades to appear was first shown, `gone` when a pool was first found to be gone, both in epoch seconds.
     """
 
     rotation: TradeRotation
     keys: dict[str, list[str]]
+    seen: dict[str, float]
     gone: dict[str, float]
 
     @classmethod
     def restore(cls, state: Mapping[str, Any], pools: Mapping[str, float], *, max_wait: float) -> _Memory:
         """Read the state, forgetting pools that are not watched any more."""
-        keys, gone = state.get("keys", {}), state.get("gone", {})
-        return cls(
-            TradeRotation.restore(state.get("rotation", {}), pools, max_wait=max_wait),
-            {pool: keys[pool] for pool in pools if pool in keys},
-            {pool: gone[pool] for pool in pools if pool in gone},
-        )
+
+        def kept(name: str) -> dict[str, Any]:
+            known = state.get(name, {})
+            return {pool: known[pool] for pool in pools if pool in known}
+
+        rotation = TradeRotation.restore(state.get("rotation", {}), pools, max_wait=max_wait)
+        return cls(rotation, kept("keys"), kept("seen"), kept("gone"))
 
     def save(self, state: MutableMapping[str, Any]) -> None:
         state["rotation"] = self.rotation.snapshot()
         state["keys"] = self.keys
+        state["seen"] = self.seen
         state["gone"] = self.gone
 
     def observe(self, pool: str, now: float, page: TradePage) -> Loss | None:
         """Take in an answer; return what it shows to be lost."""
         shown = [_short_hash(key) for key in page.keys]
         overlap = not set(self.keys.get(pool, ())).isdisjoint(shown)
+        loss = self.rotation.observe(pool, now, page.times, overlap)
+        if loss is None and overlap:
+            loss = hidden_loss(self.seen.get(pool), page)
         if shown:
             self.keys[pool] = shown[:KEYS]
-        return self.rotation.observe(pool, now, page.times, overlap)
+        if page.seen is not None:
+            self.seen[pool] = page.seen
+        return loss
 
 
 def next_pool(run: RunContext, rotation: TradeRotation, calls: int) -> str | None:
