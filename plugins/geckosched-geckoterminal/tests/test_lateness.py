@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from geckosched_geckoterminal.lateness import hidden, hidden_loss
+from geckosched_geckoterminal.lateness import Sight, hidden
 from geckosched_geckoterminal.rotation import LATE, PAGE
 from geckosched_geckoterminal.rows import TradePage, trade_page
 
@@ -28,13 +28,13 @@ def test_what_is_hidden_is_the_part_of_the_lag_that_reaches_beyond_the_overlap()
 
 def test_an_answer_that_reaches_back_beyond_all_lags_hides_nothing() -> None:
     full = page(1.0, [2.0, 60.0])
-    assert hidden_loss(full.times[-1] + 61, full) is None
+    assert Sight(full.times[-1] + 61).loss(full) is None
 
 
 def test_an_answer_that_just_reaches_back_hides_late_trades_and_says_where() -> None:
     full = page(1.0, [2.0] * 9 + [60.0])
     oldest = full.times[-1]
-    loss = hidden_loss(oldest + 10, full)
+    loss = Sight(oldest + 10).loss(full)
     assert loss is not None
     assert loss.count == 5  # a tenth of the trades of 50 s
     assert loss.since <= oldest + 10 - 60
@@ -44,20 +44,30 @@ def test_an_answer_that_just_reaches_back_hides_late_trades_and_says_where() -> 
 def test_trades_that_are_never_late_are_never_hidden() -> None:
     """An answer that reaches back by a single trade is no loss, then."""
     full = page(1.0, [3.0])
-    assert hidden_loss(full.times[-1] + 3, full) is None
+    assert Sight(full.times[-1] + 3).loss(full) is None
 
 
 def test_an_answer_with_room_left_hides_nothing_whatever_the_lags() -> None:
-    assert hidden_loss(NOW - PAGE, page(1.0, [60.0], rows=PAGE - 1)) is None
+    assert Sight(NOW - PAGE).loss(page(1.0, [60.0], rows=PAGE - 1)) is None
 
 
 def test_a_first_answer_hides_nothing_that_is_known_of() -> None:
-    assert hidden_loss(None, page(1.0, [60.0])) is None
+    assert Sight().loss(page(1.0, [60.0])) is None
+
+
+def test_a_pool_that_was_late_once_may_be_late_again() -> None:
+    """What an answer before showed counts, although this one has no late trade."""
+    sight, full = Sight(), page(1.0, [2.0])
+    sight.observe(page(1.0, [2.0, 60.0]))
+    sight.seen = full.times[-1] + 10
+    loss = sight.loss(full)
+    assert loss is not None
+    assert loss.count == 1
 
 
 def test_a_trade_that_was_taken_in_again_is_no_late_one() -> None:
     full = page(1.0, [2.0, LATE + 3600.0])
-    assert hidden_loss(full.times[-1] + 10, full) is None
+    assert Sight(full.times[-1] + 10).loss(full) is None
 
 
 def test_lags_and_the_last_first_sight_come_from_the_ids() -> None:

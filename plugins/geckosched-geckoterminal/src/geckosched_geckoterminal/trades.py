@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import timedelta
 from hashlib import blake2b
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from geckosched import Batch, Collector, ConfigError, RunContext, parse_duration
 
 from .client import BUDGET, ApiError, Client, GoneError, PlanLimitError, Settings
-from .lateness import hidden_loss
+from .lateness import Sight
 from .rotation import DAY, Loss, TradeRotation
 from .rows import TradePage, trade_page
 from .watchlist import gone_batch, stored, watched
@@ -100,13 +100,13 @@ class Trades(Collector):
 class _Memory:
     """What the collector knows, as it stands in `run.state`.
 
-    `keys` are the newest trades of each pool's last answer, as short hashes; `seen` is when the last of that answer's
-    trades to appear was first shown, `gone` when a pool was first found to be gone, both in epoch seconds.
+    `keys` are the newest trades of each pool's last answer, as short hashes; `sights` tell how late its trades appear;
+    `gone` is when a pool was first found to be gone, in epoch seconds.
     """
 
     rotation: TradeRotation
     keys: dict[str, list[str]]
-    seen: dict[str, float]
+    sights: dict[str, Sight]
     gone: dict[str, float]
 
     @classmethod
@@ -118,25 +118,26 @@ class _Memory:
             return {pool: known[pool] for pool in pools if pool in known}
 
         rotation = TradeRotation.restore(state.get("rotation", {}), pools, max_wait=max_wait)
-        return cls(rotation, kept("keys"), kept("seen"), kept("gone"))
+        sights = {pool: Sight(*sight) for pool, sight in kept("sights").items()}
+        return cls(rotation, kept("keys"), sights, kept("gone"))
 
     def save(self, state: MutableMapping[str, Any]) -> None:
         state["rotation"] = self.rotation.snapshot()
         state["keys"] = self.keys
-        state["seen"] = self.seen
+        state["sights"] = {pool: [*astuple(sight)] for pool, sight in self.sights.items()}
         state["gone"] = self.gone
 
     def observe(self, pool: str, now: float, page: TradePage) -> Loss | None:
         """Take in an answer; return what it shows to be lost."""
         shown = [_short_hash(key) for key in page.keys]
         overlap = not set(self.keys.get(pool, ())).isdisjoint(shown)
+        sight = self.sights.setdefault(pool, Sight())
         loss = self.rotation.observe(pool, now, page.times, overlap)
         if loss is None and overlap:
-            loss = hidden_loss(self.seen.get(pool), page)
+            loss = sight.loss(page)
+        sight.observe(page)
         if shown:
             self.keys[pool] = shown[:KEYS]
-        if page.seen is not None:
-            self.seen[pool] = page.seen
         return loss
 
 
