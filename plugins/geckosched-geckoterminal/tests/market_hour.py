@@ -133,6 +133,7 @@ class Verdict:
     problems: int = 0
     calls: int = 0
     busiest_minute: int = 0
+    calls_by_job: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
 
@@ -143,6 +144,7 @@ class Verdict:
             f"losses  {self.estimated:,} said, {ratio} of the truth",
             f"candles {self.candles:,} held against the market",
             f"calls   {self.calls:,}, at most {self.busiest_minute} in a minute; {dict(self.statuses)}",
+            f"        {dict(self.calls_by_job)}",
             f"runs    {dict(self.outcomes)}; {self.problems} problems",
             *(f"BROKEN  {each}" for each in self.violations[:40]),
             f"{len(self.violations)} promises broken",
@@ -249,8 +251,9 @@ def judge(database: Path, market: Market, requests: Sequence[Request], end: int)
 
 def _judge_runs(store: sqlite3.Connection, verdict: Verdict) -> None:
     """Every run ends in an outcome that an answer explains, and no error is one of the plugin's own."""
-    for row in store.execute("SELECT id, job_id, outcome, error_type, error, detail FROM geckosched_runs"):
+    for row in store.execute("SELECT id, job_id, calls, outcome, error_type, error, detail FROM geckosched_runs"):
         verdict.outcomes[row["outcome"]] += 1
+        verdict.calls_by_job[row["job_id"].removeprefix("geckoterminal-")] += row["calls"]
         where = f"run {row['id']} of {row['job_id']}"
         if row["outcome"] in (None, "timed_out"):
             verdict.violations.append(f"{where}: {row['outcome']}, {row['detail']}")
