@@ -47,7 +47,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from geckosched.testing import SpeedClock
 
-from .answers import Api, ApiError, Call, not_found
+from .answers import Api, ApiError, Call
+from .call import not_found
 from .faults import LATENCY, Fault, Faults
 from .market import Market
 from .replay import ReplayMarket
