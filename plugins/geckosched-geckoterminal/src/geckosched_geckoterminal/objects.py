@@ -190,7 +190,7 @@ def supply_of(token: Token) -> tuple[str | None, str | None]:
 
 def worth(token: Token, price: str | None) -> str | None:
     """Return what all of a token is worth in USD."""
-    return plain(Decimal(price) * token.supply) if price and token.supply else None
+    return plain((Decimal(price) * token.supply).normalize()) if price and token.supply else None
 
 
 # ---------------------------------------------------------------------------------------------

@@ -32,9 +32,10 @@ _DAY = WINDOWS["h24"]
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """A token over all its pools, of which `best` are the first by volume; all in USD."""
+    """A token over all its pools, the busiest by volume first, of which `best` are the first; all in USD."""
 
     token: Token
+    pools: Sequence[Pool]
     best: Sequence[tuple[Pool, Figures]]
     price: str | None
     volume: float
@@ -153,20 +154,26 @@ class TokenAnswers:
             return None
         pools = self.market.pools_of(network, address, call.now)
         volumes = {pool.address: self.market.activity(pool, call.now).volume for pool in pools}
-        first = sorted(pools, key=lambda pool: (-volumes[pool.address], pool.address))[:top]
-        best = [(pool, self.market.figures(pool, call.now)) for pool in first]
+        pools = sorted(pools, key=lambda pool: (-volumes[pool.address], pool.address))
+        best = [(pool, self.market.figures(pool, call.now)) for pool in pools[:top]]
         halves = [Decimal(half_of(self.market.reserve(pool, call.now))) for pool in pools]
         price = price_of(*best[0], address)
-        return _Standing(token, best, price, sum(volumes.values()), plain(sum(halves, Decimal(0))))
+        return _Standing(token, pools, best, price, sum(volumes.values()), plain(sum(halves, Decimal(0))))
 
     def _change(self, call: Call, standing: _Standing) -> str | None:
-        """Percent in 24 hours, of a quote token by the candles of its best pool."""
+        """Percent in 24 hours; of a quote token by the candles of its busiest pool that has any from before."""
         if own := standing.own:
             return plain(own.windows["h24"].change)
-        pool, now = standing.best[0][0], call.now
-        newest = next(self.market.candles(pool, 3600, now - 2 * _DAY, now + 1, now, "quote"), None)
-        older = next(self.market.candles(pool, 3600, now - 2 * _DAY, now - _DAY, now, "quote"), None)
-        return plain((newest.close / older.close - 1) * 100) if newest and older else None
+        for pool in standing.pools:
+            newest, older = (self._close(call, pool, call.now - back) for back in (0, _DAY))
+            if newest and older:
+                return plain((newest / older - 1) * 100)
+        return None
+
+    def _close(self, call: Call, pool: Pool, moment: int) -> float | None:
+        """Return the price of a pool's quote token at a moment, to the hour."""
+        candles = self.market.candles(pool, 3600, moment - _DAY, moment + 1, call.now, "quote")
+        return next((candle.close for candle in candles), None)
 
     def _told(self, call: Call, data: Json | list[Json], found: Sequence[_Standing]) -> Answer:
         """Return tokens, and their top pools if asked for, each once."""
