@@ -74,6 +74,11 @@ def profile(token: Token, pool: Pool | None, now: int) -> Json:
     }
 
 
+def in_any_order(pool: Pool) -> list[Token]:
+    """Return a pool's tokens in an order that is the same each time, and says nothing of base and quote."""
+    return sorted(pool.tokens, key=lambda token: _unit(token, pool.address))
+
+
 def _links(token: Token) -> Json:
     """Return what its makers filled in; handles are what a user typed, and may be a path."""
     name, draw = token.symbol.lower(), _unit(token, "links")

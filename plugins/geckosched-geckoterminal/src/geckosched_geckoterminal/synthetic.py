@@ -42,7 +42,7 @@ BIRTHS = 30.0
 
 _AFTER = 2**40
 """A moment at which every trade is visible."""
-_EMPTY, _NOTHING = Ledger(()), Sum(0, 0)
+_EMPTY, _NOTHING = Ledger(()), Sum(0, 0, 0)
 """What quiet hours share."""
 
 _CURVE_USD = 400.0
@@ -138,7 +138,8 @@ class SyntheticMarket:
         parts = [self._ledger(pool.address, hour).sum(since, now, now) for hour in edges]
         if whole:
             parts.append(self._sums(pool.address, whole[0], whole[-1]))
-        return Activity(sum(part.trades for part in parts), sum(part.volume for part in parts) / UNIT)
+        trades, bought, sold = _total(parts)
+        return Activity(trades, bought / UNIT + sold / UNIT)
 
     def at_most(self, pool: Pool) -> float:
         """Tell it of newborns, whose whole lives are short."""
@@ -247,8 +248,7 @@ class SyntheticMarket:
         return self._ledger(address, hour).tally((hour - 1) * HOUR, (hour + 1) * HOUR, _AFTER)
 
     def _added_sums(self, address: str, first: int, last: int) -> Sum:
-        parts = [self._hour(address, hour) for hour in range(first, last + 1)]
-        return Sum(sum(part.trades for part in parts), sum(part.volume for part in parts))
+        return _total([self._hour(address, hour) for hour in range(first, last + 1)])
 
     def _added_tallies(self, address: str, first: int, last: int) -> Tally:
         return added(self._tally(address, hour) for hour in range(first, last + 1))
@@ -346,6 +346,10 @@ def _hours_of(life: Life, since: int, until: int, now: int) -> tuple[range, list
     last = end // HOUR if life.died_at is not None and end < until else (until + 1) // HOUR - 1
     whole = range(first, min(last, (now - LAG) // HOUR - 1) + 1)
     return whole, [hour for hour in range(begin, end // HOUR + 1) if hour not in whole]
+
+
+def _total(parts: Sequence[Sum]) -> Sum:
+    return Sum(sum(part.trades for part in parts), sum(part.bought for part in parts), sum(part.sold for part in parts))
 
 
 def _reserve(life: Life, price: float) -> str:

@@ -27,10 +27,11 @@ class Tally(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """How many trades a stretch has, and their volume in `UNIT`."""
+    """How many trades a stretch has, and what was bought and sold in them, in `UNIT`."""
 
     trades: int
-    volume: int
+    bought: int
+    sold: int
 
 
 class Print(NamedTuple):
@@ -60,8 +61,9 @@ class Ledger:
 
     def sum(self, since: int, until: int, now: int) -> Sum:
         """Count a span without its traders."""
-        buys, sells = self._buys.sum(since, until, now), self._sells.sum(since, until, now)
-        return Sum(buys.trades + sells.trades, buys.volume + sells.volume)
+        buys, bought = self._buys.sum(since, until, now)
+        sells, sold = self._sells.sum(since, until, now)
+        return Sum(buys + sells, bought, sold)
 
     def first(self) -> Print | None:
         """Return the first trade, visible or not."""
@@ -90,10 +92,11 @@ class _Column:
         traders = self._traders[begin:end]
         for place in reversed(hidden):
             del traders[place - begin]
-        counted = self._counted(begin, end, hidden)
-        return counted.trades, frozenset(traders), counted.volume
+        count, volume = self._counted(begin, end, hidden)
+        return count, frozenset(traders), volume
 
-    def sum(self, since: int, until: int, now: int) -> Sum:
+    def sum(self, since: int, until: int, now: int) -> tuple[int, int]:
+        """Return count and volume of a span."""
         return self._counted(*self._span(since, until, now))
 
     def first(self) -> Print | None:
@@ -114,9 +117,9 @@ class _Column:
         young = bisect_left(times, float(now - LAG), begin, end)
         return begin, end, [place for place in range(young, end) if self._shown[place] > now]
 
-    def _counted(self, begin: int, end: int, hidden: Sequence[int]) -> Sum:
+    def _counted(self, begin: int, end: int, hidden: Sequence[int]) -> tuple[int, int]:
         unseen = sum(self._sums[place + 1] - self._sums[place] for place in hidden)
-        return Sum(end - begin - len(hidden), self._sums[end] - self._sums[begin] - unseen)
+        return end - begin - len(hidden), self._sums[end] - self._sums[begin] - unseen
 
 
 def added(parts: Iterable[Tally]) -> Tally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from .call import Answer, Call, Json, addresses_of, canonical, check_page, highest, not_found
@@ -22,7 +22,7 @@ from .objects import (
     with_included,
     worth,
 )
-from .profiles import profile, recent, updated_at
+from .profiles import in_any_order, profile, recent, updated_at
 
 MAX_RECENT = 100
 """Tokens in the list of the recently updated."""
@@ -59,13 +59,13 @@ class TokenAnswers:
         standing = self._standing(call, network, canonical(address), 3)
         if standing is None:
             raise not_found()
-        return self._told(call, _token_row(network, standing), [standing])
+        return self._told(call, _token_row(network, standing), [standing], Extras(token=standing.token.address))
 
     def several(self, call: Call, network: str, addresses: str) -> Answer:
         """`/tokens/multi/`: only the first top pool of each, unknown tokens are left out."""
         asked = addresses_of(addresses)
         found = [each for each in (self._standing(call, network, address, 1) for address in asked) if each]
-        return self._told(call, [_token_row(network, each) for each in found], found)
+        return self._told(call, [_token_row(network, each) for each in found], found, Extras())
 
     def pools(self, call: Call, network: str, address: str) -> Answer:
         """`/tokens/{address}/pools`: each with the price of this token."""
@@ -91,9 +91,8 @@ class TokenAnswers:
 
     def pool_info(self, call: Call, pool: Pool) -> Answer:
         """`/pools/{address}/info`: both tokens, whichever comes first."""
-        tokens = sorted(pool.tokens, key=lambda token: token.address, reverse=True)
-        relationships = {"pool": reference("pool", f"{pool.network}_{pool.address}")}
-        rows = [self._info_row(call, pool.network, token) | {"relationships": relationships} for token in tokens]
+        of_pool = {"relationships": {"pool": reference("pool", f"{pool.network}_{pool.address}")}}
+        rows = [self._info_row(call, pool.network, token) | of_pool for token in in_any_order(pool)]
         if "pool" not in call.include():
             return Answer({"data": rows})
         votes: Json = {
@@ -175,17 +174,13 @@ class TokenAnswers:
         candles = self.market.candles(pool, 3600, moment - _DAY, moment + 1, call.now, "quote")
         return next((candle.close for candle in candles), None)
 
-    def _told(self, call: Call, data: Json | list[Json], found: Sequence[_Standing]) -> Answer:
+    def _told(self, call: Call, data: Json | list[Json], found: Sequence[_Standing], extras: Extras) -> Answer:
         """Return tokens, and their top pools if asked for, each once."""
         if "top_pools" not in call.include():
             return Answer({"data": data})
-        composition = call.flag("include_composition")
-        rows: dict[str, Json] = {}
-        for each in found:
-            extras = Extras(composition=composition, token=each.token.address)
-            for pool, figures in each.best:
-                rows.setdefault(pool.address, pool_row(pool, figures, extras))
-        return Answer({"data": data, "included": list(rows.values())})
+        extras = replace(extras, composition=call.flag("include_composition"))
+        best = {pool.address: (pool, figures) for each in found for pool, figures in each.best}
+        return Answer({"data": data, "included": [pool_row(*each, extras) for each in best.values()]})
 
     def _info_row(self, call: Call, network: str, token: Token) -> Json:
         pools = self.market.pools_of(network, token.address, call.now)
