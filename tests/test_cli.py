@@ -28,6 +28,7 @@ from geckosched import (
     SkipRun,
     cli,
     collector,
+    rendering,
 )
 from geckosched.core import LeaderLock, PluginStatus, SchedulerState
 from geckosched.views import SchedulerInfo, Status
@@ -520,7 +521,7 @@ def test_a_terminal_gets_the_same_with_notes_wrapped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of an error is cut, however narrow the terminal is."""
-    monkeypatch.setattr(cli, "_is_terminal", lambda: True)
+    monkeypatch.setattr(rendering, "is_terminal", lambda: True)
     for columns in (80, 60):
         monkeypatch.setenv("COLUMNS", str(columns))
         cli._print_jobs([JOB], NOW)
@@ -536,7 +537,7 @@ def test_colours_are_for_terminals_that_want_them(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a terminal rich colours healths and outcomes; NO_COLOR is heard."""
-    monkeypatch.setattr(cli, "_is_terminal", lambda: True)
+    monkeypatch.setattr(rendering, "is_terminal", lambda: True)
     for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "80")):
         monkeypatch.setenv(name, value)
     red = "\x1b[31munhealthy"
@@ -598,7 +599,7 @@ def test_a_job_in_full_has_every_field(capsys: pytest.CaptureFixture[str]) -> No
 )
 def test_times_in_words(seconds: float, words: str) -> None:
     """The largest unit that says enough."""
-    assert cli._in_words(NOW + timedelta(seconds=seconds), NOW) == words
+    assert rendering.in_words(NOW + timedelta(seconds=seconds), NOW) == words
 
 
 def test_a_stopped_scheduler_claims_no_process(capsys: pytest.CaptureFixture[str]) -> None:
@@ -681,7 +682,7 @@ def test_a_partial_run_says_what_failed(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_one_is_not_plural() -> None:
     """One row, one job; none and two have the plural."""
-    assert [cli._count(number, "row") for number in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]
+    assert [rendering.count(number, "row") for number in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]
 
 
 def test_failed_runs_are_all_that_left_something_undone(monkeypatch: pytest.MonkeyPatch) -> None:
