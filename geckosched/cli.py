@@ -269,9 +269,7 @@ def status(
         scheduler_config = configuration.scheduler
     except ConfigError as error:
         code, place = USAGE, database or find_database(config)
-        _complain_of(error)
-        if place is None:
-            _complain(f"showing ./{scheduler_config.database}, the default")
+        _complain_of(ConfigError(f"{error}{'' if place else f'; showing ./{scheduler_config.database}, the default'}"))
         scheduler_config = SchedulerConfig(database=place) if place else scheduler_config
     scheduler = CollectionScheduler(scheduler_config)
     found = scheduler.get_status()
@@ -651,7 +649,7 @@ def _kept_warnings() -> Iterator[list[str]]:
         kept.append(record.getMessage())
         return False
 
-    with _filtered(keep), _no_word_of_broken_plugins():
+    with _no_word_of_broken_plugins(), _filtered(keep):  # the first filter that refuses a record ends the matter
         yield kept
 
 
@@ -977,9 +975,11 @@ def _print_forecast(found: Forecast, now: datetime) -> None:
 
 
 def _print_planned(jobs: Sequence[JobForecast], now: datetime) -> None:
+    """Print a row for each job; the calls of one that is off stand in parentheses, since no budget counts them."""
     rows = [
         (job.job_id, f"{job.every} {job.at}" if job.at else job.every, _planned(job, now), str(job.priority),
-         job.budget or "-", _figure(job.calls_per_hour), job.calls_from or "-")
+         job.budget or "-", f"({_figure(job.calls_per_hour)})" if job.off else _figure(job.calls_per_hour),
+         job.calls_from or "-")
         for job in jobs
     ]  # fmt: skip
     notes = {index: _note_of_plan(job) for index, job in enumerate(jobs)}
@@ -1006,8 +1006,6 @@ def _note_of_plan(job: JobForecast) -> str:
         said.append(f"{job.off}: {_how_to_turn_on(job.job_id)}")
     elif job.off:
         said.append(job.off)
-    if job.off and job.calls_per_hour:
-        said.append("its calls are not counted")
     declared, measured = job.calls_declared, job.calls_measured
     if declared is not None and measured is not None and abs(declared - measured) > max(declared, measured) / 2:
         said.append(f"it declares {_figure(declared)} calls a run, the last day's made {_figure(measured)}")
