@@ -49,7 +49,7 @@ from geckosched.core import (
 )
 
 OFF_BY_DEFAULT = "off by default"  # its collector's author says so
-LATEST = 1000  # runs of a job that are looked at, at most
+MANY = 2000  # runs of a job that are enough, whatever time they took; twice as many are looked at, at most
 _FEW = 3  # of many jobs, in one line
 
 
@@ -213,7 +213,7 @@ class Measured(NamedTuple):
         if self.slots < 3:
             return None
         lasted = from_text(self.last) - from_text(self.first)
-        return self.calls / self.slots if lasted >= HOUR or self.runs >= LATEST // 2 else None
+        return self.calls / self.slots if lasted >= HOUR or self.runs >= MANY else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,9 +230,8 @@ class History:
         for run in () if leading else store.read(_ORPHANS_SQL):
             if row := rows.get(run["job_id"]):
                 _close_orphan(row, run)
-        asking = [each.job_id for each in registrations if each.job_id in rows and _may_call(each)]
-        found = store.read(_MEASURE_SQL, (LATEST, to_text(now - DAY), json.dumps(asking)))
-        measured = {row["job_id"]: Measured(*json.loads(row["measured"])) for row in found}
+        asking = [each for each in registrations if each.job_id in rows and _may_call(each)]
+        measured = dict(_measure(store, asking, to_text(now - DAY)))
         last = store.read("SELECT pid FROM geckosched_instances ORDER BY rowid DESC LIMIT 1")
         return cls(rows, measured, last[0]["pid"] if last else None)
 
@@ -251,6 +250,17 @@ _MEASURE_SQL = """
                ORDER BY id DESC LIMIT ?1)
              WHERE started_at >= ?2 AND outcome IS NOT NULL AND reason <> 'triggered') AS measured
       FROM json_each(?3) j"""
+
+
+def _measure(store: Store, jobs: Iterable[Registration], since: str) -> Iterator[tuple[str, Measured]]:
+    """Measure jobs by their runs since a moment: of each as many as four hours have, in one query for each interval."""
+    by_interval: dict[int, list[str]] = {}
+    for job in jobs:
+        by_interval.setdefault(job.every, []).append(job.job_id)
+    for every, job_ids in by_interval.items():
+        latest = min(2 * MANY, max(100, 4 * HOUR // every))
+        for row in store.read(_MEASURE_SQL, (latest, since, json.dumps(job_ids))):
+            yield row["job_id"], Measured(*json.loads(row["measured"]))
 
 
 def _close_orphan(row: dict[str, Any], run: sqlite3.Row) -> None:

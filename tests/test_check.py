@@ -514,7 +514,6 @@ HISTORIES: dict[str, tuple[list[tuple[list[int], int, Reason]], float | None]] =
     "a gap does not thin it out": ([([1, 2, 3, 1200, 1201], 4, Reason.SCHEDULED)], 4),
     "of the last day": ([([1, 30, 61], 4, Reason.SCHEDULED), ([1450, 1500], 99, Reason.SCHEDULED)], 4),
     "before the last day": ([([1450, 1500, 1600], 99, Reason.SCHEDULED)], None),
-    "a thousand runs are enough": ([([1] * 500, 3, Reason.SCHEDULED)], 3),
 }  # fmt: skip
 
 
@@ -531,6 +530,21 @@ def test_history_knows_better_once_there_is_enough(asked: CollectionScheduler, s
     assert (job.calls_declared, job.calls_measured) == (2, measured)
     assert job.calls_from == ("declared" if measured is None else "measured")
     assert job.calls_per_hour == (2 if measured is None else measured) * 6
+
+
+@pytest.mark.parametrize(("runs", "measured"), [(1999, None), (2000, 3)])
+def test_of_a_fast_job_many_runs_are_enough(
+    new_scheduler: NewScheduler, store_path: Path, runs: int, measured: int | None
+) -> None:
+    """As many are looked at as tell something, so that a job of ten runs a second has no million of them read."""
+    made = collector("asking", every="100ms", budget=API)(lambda _: None)
+    scheduler = new_scheduler(clock=FakeClock())
+    scheduler.register_collector(made, enabled=False)
+    scheduler.start()
+    scheduler.stop()
+    moments = [scheduler._clock.now() - each * 100_000 for each in range(runs, 0, -1)]
+    add_runs(store_path, "asking", moments, calls=3)
+    assert only_job(scheduler).calls_measured == measured
 
 
 def test_runs_in_progress_are_not_judged(asked: CollectionScheduler, store_path: Path) -> None:
