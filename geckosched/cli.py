@@ -133,9 +133,12 @@ class _Commands(TyperGroup):
             raise typer.Exit(DONE) from None
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Name the installed plugins, which bring commands; none is loaded for it."""
+        """Name the installed plugins, which may bring commands; none is loaded for it, so nobody knows which do."""
         names = ", ".join(installed_plugins())
-        self.epilog = f"Plugins bring commands of their own: geckosched PLUGIN --help. Installed: {names or 'none'}."
+        self.epilog = (
+            "A plugin may bring commands of its own: geckosched PLUGIN --help shows them, if it does. "
+            f"Installed plugins: {names or 'none'}."
+        )
         super().format_epilog(ctx, formatter)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -325,16 +328,29 @@ def trigger(
     _say(f"triggered {job}{how}")
     _say_what_delays(found)
     try:
-        result = scheduler.execute_collector_now(job, wait=not no_wait)
-    except UnknownJob:  # the leader has ended meanwhile, and here no plugin is loaded yet
-        _say("the leader has ended, running it here")
-        result = _load(configuration).execute_collector_now(job)
+        try:
+            result = scheduler.execute_collector_now(job, wait=not no_wait)
+        except UnknownJob:  # the leader has ended meanwhile, and here no plugin is loaded yet
+            _say("the leader has ended, running it here")
+            result = _load(configuration).execute_collector_now(job)
+    except KeyboardInterrupt as error:
+        if not isinstance(error, _Terminated):
+            _complain(f"interrupted; {_after_an_interrupt(job, scheduler)}")
+        raise
     if as_json:
         print_json(result.as_dict() if result else None)
     else:
         put(f"{job}: {_result(result) if result else 'waits for its turn'}")
     if result is not None and _has_failed(result):
         raise typer.Exit(FAILED)
+
+
+def _after_an_interrupt(job: str, scheduler: CollectionScheduler) -> str:
+    """Say what became of a run that was waited for: the leader's goes on, one of this process has ended with it."""
+    if not _is_led(scheduler.get_status()):
+        return f"the run was here, and has ended with it (see geckosched runs {job})"
+    goes_on = scheduler.get_collector_status(job).running_for is not None
+    return "the run goes on in the process that leads" if goes_on else f"see geckosched runs {job}"
 
 
 def _dry_run(job: str, configuration: Configuration, found: Status, as_json: bool) -> int:
@@ -451,7 +467,7 @@ def enable(job: JobId, config: Config = None, database: Database = None) -> None
     switched_off = configuration.collectors.get(job, {}).get("enabled") is False
     if switched_off and not _is_led(CollectionScheduler(configuration.scheduler).get_status()):
         raise GeckoschedError(f"{configuration.path} says that {job} is enabled = false, so change it there")
-    scheduler, before, found = _reach(job, configuration)
+    scheduler, before, found = _reach(job, configuration, database)
     off_by_default = _is_off_by_default(before, configuration)
     if off_by_default and not _is_led(found):
         raise GeckoschedError(f"{job} is off by default, and would be again at the next start: {_how_to_turn_on(job)}")
@@ -473,7 +489,7 @@ def disable(job: JobId, config: Config = None, database: Database = None) -> Non
     Breaker, configuration and restarts change nothing about that. A run in progress goes on to its end, and `trigger`
     still runs the job.
     """
-    scheduler, before, found = _reach(job, _configure(config, database))
+    scheduler, before, found = _reach(job, _configure(config, database), database)
     after, found = _operate(scheduler, job, found, CollectionScheduler.disable_collector)
     if after.disabled_at is None:
         raise GeckoschedError(f"disable {job}: {_NOT_YET}")
@@ -487,7 +503,7 @@ def reset(job: JobId, config: Config = None, database: Database = None) -> None:
 
     For when what made it fail has been mended: its slots come up again without waiting for the probe.
     """
-    scheduler, before, found = _reach(job, _configure(config, database))
+    scheduler, before, found = _reach(job, _configure(config, database), database)
     after, found = _operate(scheduler, job, found, CollectionScheduler.reset_breaker)
     if after.breaker is not BreakerState.CLOSED:  # not written yet, or the next run has failed already
         raise GeckoschedError(f"reset {job}: its breaker is {_words(after.breaker)}; see geckosched status {job}")
@@ -558,13 +574,18 @@ def _expect_plugin(job: JobStatus, found: Status) -> None:
             raise PluginError(f"{job.job_id} can't run: plugin {plugin.name} is broken: {plugin.error}")
 
 
-def _reach(job: str, configuration: Configuration) -> tuple[CollectionScheduler, JobStatus, Status]:
-    """Return what an operator's switch of a job goes through, the job as it is, and the status.
+def _reach(
+    job: str, configuration: Configuration, database: Path | None
+) -> tuple[CollectionScheduler, JobStatus, Status]:
+    """Return what an operator's switch of a job goes through, the job as it is, and the status. `database` is the store
+    that the operator named, who then wants that one: it must be there.
 
     A switch must not need the job's plugin: they are loaded only for a job that the store does not know.
     """
     scheduler = CollectionScheduler(configuration.scheduler)
     found = scheduler.get_status()
+    if database is not None and not database.exists():
+        raise _UsageError(f"{database}: no such file, named by --database")
     if not _is_led(found) and job not in (each.job_id for each in found.jobs):
         _divert_stdout()
         scheduler = _load(configuration)

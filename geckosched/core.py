@@ -1993,6 +1993,11 @@ def _is_of_the_file(error: BaseException) -> bool:
     return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in _FILE_ERRORS
 
 
+def is_writable(path: os.PathLike[str]) -> bool:
+    """Whether this process may write a file, or make files in a folder."""
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
 def _quote(name: str) -> str:
     """Quote a table's or column's name: names are data, never SQL."""
     return '"' + name.replace('"', '""') + '"'
@@ -2058,8 +2063,14 @@ class Store:
                 yield connection
                 undo.pop_all()
             except sqlite3.Error as error:
-                missing = "" if self.path.exists() else " (there is no such file)"
-                raise StoreError(f"{self.path}: {error}{missing}") from error
+                raise self._in_words(error) from error
+
+    def _in_words(self, error: sqlite3.Error) -> StoreError:
+        """Return an error of SQLite with the file and, where SQLite doesn't say it, what is wrong with that."""
+        hint = "" if self.path.exists() else " (there is no such file)"
+        if not hint and _is_of_the_file(error) and not is_writable(self.path.parent):
+            hint = " (its folder is read-only, and SQLite needs files beside it)"
+        return StoreError(f"{self.path}: {error}{hint}")
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         import sqlite_utils
@@ -2093,9 +2104,9 @@ class Store:
             except sqlite3.OperationalError as error:
                 if "no such table: geckosched_" in str(error):
                     return []
-                raise StoreError(f"{self.path}: {error}") from error
+                raise self._in_words(error) from error
             except sqlite3.Error as error:
-                raise StoreError(f"{self.path}: {error}") from error
+                raise self._in_words(error) from error
 
     def runs(self, where: str = "1", params: Sequence[Any] = (), limit: int = 50) -> list[Run]:
         """Return runs, newest first."""

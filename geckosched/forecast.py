@@ -13,7 +13,6 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,6 +41,7 @@ from geckosched.core import (
     first_run,
     format_duration,
     from_text,
+    is_writable,
     parse_duration,
     restored,
     to_datetime,
@@ -180,21 +180,17 @@ def find_trouble(store: Store) -> str | None:
     folder = store.path.parent
     if not folder.is_dir():
         return f"{store.path}: the folder {folder} is not there"
-    if not _is_writable(folder):
+    if not is_writable(folder):
         return f"{store.path}: the folder {folder} is read-only, and SQLite needs files beside the store"
     if not store.path.exists():
         return None
-    if not _is_writable(store.path):
+    if not is_writable(store.path):
         return f"{store.path}: the file is read-only"
     if store.read("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'"):
         applied = store.read("SELECT name FROM _sqlite_migrations WHERE migration_set = 'geckosched'")
         newer = [row["name"] for row in applied if row["name"] not in _MIGRATIONS]
         return f"{store.path}: written by a newer geckosched ({newer[-1]}), upgrade this one" if newer else None
     return None
-
-
-def _is_writable(path: os.PathLike[str]) -> bool:
-    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 class Measured(NamedTuple):

@@ -6,6 +6,7 @@ Nothing here knows a job or a run.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,8 +57,11 @@ def data_to_stdout() -> Iterator[None]:
 
 
 def put(text: str) -> None:
-    """Print data."""
-    typer.echo(text, file=stdout.get(sys.stdout))
+    """Print data. Who reads no more of it (`geckosched status | head -1`) has had enough, and that is no failure."""
+    try:
+        typer.echo(text, file=stdout.get(sys.stdout))
+    except BrokenPipeError:
+        stdout.set(os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
 def print_json(value: object) -> None:

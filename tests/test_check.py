@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sqlite3
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -721,20 +719,6 @@ def test_a_store_that_a_start_could_not_use_is_an_error(
         found = check_in_process(database=name)
         assert found.errors == (f"{name}: {said}",)
         assert [job.calls_per_hour for job in found.jobs] == [2]
-
-
-@pytest.fixture
-def read_only_folder() -> Iterator[Path]:
-    """A folder that can't be written, also where root runs the tests."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o555)
-        was = os.geteuid()
-        if was == 0:
-            os.seteuid(65_534)
-        try:
-            yield Path(name)
-        finally:
-            os.seteuid(was)
 
 
 def test_a_read_only_folder_is_said_to_be_one(read_only_folder: Path) -> None:

@@ -37,9 +37,11 @@ from tests.shell import (
     SLOW,
     daemon,
     finish,
+    first_line,
     geckosched,
     invoke,
     job_of_store,
+    requests_of_store,
     runs_of_store,
     start,
     wait_until,
@@ -154,9 +156,27 @@ def test_a_trigger_that_leads_ends_in_order_when_it_is_interrupted() -> None:
         wait_until(lambda: any(run.outcome is None for run in runs_of_store("nap")))
         process.send_signal(number)
         ended = finish(process)
-        said = "geckosched: trigger: ended by SIGTERM before it was done\n" if code == 1 else ""
+        said = "geckosched: interrupted; the run was here, and has ended with it (see geckosched runs nap)\n"
+        if code == 1:
+            said = "geckosched: trigger: ended by SIGTERM before it was done\n"
         assert (ended.code, ended.err) == (code, f"triggered nap: nobody leads, running it here\n{said}")
         assert [run.outcome for run in runs_of_store("nap")] == [Outcome.INTERRUPTED] * count
+
+
+@pytest.mark.usefixtures("site")
+def test_who_interrupts_a_trigger_through_a_leader_ends_the_waiting_only() -> None:
+    """The run goes on, and that is said."""
+    Path("geckosched.toml").write_text(SLOW, encoding="utf-8")
+    with daemon():
+        wait_until(lambda: any(run.outcome is None for run in runs_of_store("nap")))
+        process = start("trigger", "nap")
+        assert first_line(process) == "triggered nap, waiting for its end\n"
+        wait_until(lambda: requests_of_store("trigger"))
+        process.send_signal(signal.SIGINT)
+        ended = finish(process)
+        assert [run.outcome for run in runs_of_store("nap")] == [None]
+    assert (ended.code, ended.out) == (130, "")
+    assert ended.err == "geckosched: interrupted; the run goes on in the process that leads\n"
 
 
 @pytest.mark.usefixtures("site")
@@ -268,7 +288,7 @@ def test_a_plugin_has_commands_under_its_name(site: Path) -> None:
     (site / "geckosched_fake.py").write_text(PLUGIN + "\nPath('imported').write_text('loaded')", encoding="utf-8")
     helped = geckosched("--help")
     assert (helped.code, geckosched("status").code) == (0, 0)
-    assert "Plugins bring commands of their own: geckosched PLUGIN --help. Installed:" in " ".join(helped.out.split())
+    assert "A plugin may bring commands of its own: geckosched PLUGIN --help" in " ".join(helped.out.split())
     assert "fake" in helped.out
     assert not Path("imported").exists()  # neither help nor status imports a plugin
     hello, group, slip = geckosched("fake", "hello", "--name", "Oslo"), geckosched("fake", "--help"), geckosched("fak")
