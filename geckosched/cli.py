@@ -34,6 +34,7 @@ from typer.core import TyperGroup
 
 from geckosched.config import (
     Configuration,
+    find_configuration,
     find_database,
     installed_plugins,
     load_configuration,
@@ -529,8 +530,11 @@ def _forecast(config: Path | None, database: Path | None) -> tuple[Forecast, int
     configuration, wrong = read_configuration(config)
     place = database or (find_database(config) if wrong else None)
     if configuration is None:  # it would say which plugins must not be imported, so none is
-        place = place or Path(SchedulerConfig().database)
-        return Forecast(None, str(place), place.exists(), None, tuple(wrong), plugins=_unloaded_plugins()), USAGE
+        path, place = None, (place or Path(SchedulerConfig().database)).resolve()
+        with suppress(ConfigError):  # it is among the errors
+            path = find_configuration(config)
+        name = str(path) if path else None
+        return Forecast(name, str(place), place.exists(), None, tuple(wrong), plugins=_unloaded_plugins()), USAGE
     settings = configuration.scheduler
     scheduler = CollectionScheduler(dataclasses.replace(settings, database=place) if place else settings)
     with _kept_warnings() as warnings:

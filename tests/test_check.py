@@ -199,6 +199,15 @@ def test_more_than_the_rate_gives_is_a_warning() -> None:
     assert invoke("check").stderr == ""
 
 
+@pytest.mark.parametrize(("rate", "warned"), [("150/h", False), ("149/h", True)])
+@pytest.mark.usefixtures("market")
+def test_all_of_a_rate_is_not_too_much(rate: str, warned: bool) -> None:
+    """One call more is."""
+    configure(f"[budgets.api]\nrate = '{rate}'\n{POOLS}")
+    found = check_json()
+    assert (found["budgets"][0]["asked"], bool(found["warnings"])) == (150, warned)
+
+
 @pytest.mark.usefixtures("market")
 def test_nothing_is_written(market: Path) -> None:
     """Neither a store nor a lock, and a store that is there stays as it is (but for what SQLite puts beside it for any
@@ -279,7 +288,10 @@ def test_run_says_every_error_too() -> None:
     """Nobody mends a file in as many rounds as it has errors."""
     configure(WRONG)
     file = geckosched("run")
-    assert (file.code, file.err.count("\n")) == (2, 5)  # those that need no plugin
+    assert file.code == 2
+    assert [line.split(" ", 3)[2] for line in file.err.splitlines()] == [  # those that need no plugin
+        "[web]:", "[budgets.api]", "[scheduler]", "[scheduler]", "[collectors.often]",
+    ]  # fmt: skip
     configure("[collectors.pages]\npages = 'x'\n[collectors.nightly]\npriorty = 3\n")
     options = geckosched("run")
     assert (options.code, options.out) == (2, "")
@@ -302,7 +314,7 @@ def test_a_file_that_does_not_say_which_plugins_to_leave_alone(text: str, said: 
     assert (shown.exit_code, said in shown.stderr, shown.stderr.count("\n")) == (2, True, 1)
     assert "imported" not in shown.stderr
     assert {plugin["ok"] for plugin in found["plugins"]} <= {False}
-    assert found["jobs"] == []
+    assert (found["jobs"], found["configuration"]) == ([], "geckosched.toml")
     missing = invoke("check", "--config", "no.toml")
     assert (missing.exit_code, missing.stderr) == (2, "geckosched: no.toml: no such file, named by --config\n")
 
@@ -683,6 +695,15 @@ def test_the_run_of_a_killed_process_is_made_up_for(new_scheduler: NewScheduler,
         until(lambda: any(run.reason is Reason.CATCHUP and run.outcome for run in scheduler.get_runs("calm")))
 
 
+def test_a_job_that_was_of_another_collector_starts_anew(new_scheduler: NewScheduler) -> None:
+    """What the store knows is not its own: neither the breaker nor the slots."""
+    _, scheduler, clock = planned_and_done(new_scheduler, {"fails": ValueError("no")}, 600, 0)
+    assert only_job(scheduler, "fails").next_reason is Reason.PROBE
+    other = new_scheduler(clock=clock)
+    other.register_collector(collector("other", every="1h")(lambda _: None), job_id="fails")
+    assert only_job(other, "fails").next_reason is Reason.FIRST
+
+
 # -- Stores and leaders ------------------------------------------------------------------------------------------------
 
 
@@ -801,6 +822,9 @@ def test_the_other_commands_say_that_a_job_is_off_by_default(site: Path) -> None
     assert geckosched("enable", "daily").code == 1
     shown = geckosched("status", "daily")
     assert re.search(rf"health +disabled\nbecause +off by default: {re.escape(how)}\n", shown.out)
+    Path("geckosched.toml").write_text("[collectors.daily]\nenabled = false", encoding="utf-8")
+    assert "off by default" not in geckosched("status", "daily").out + geckosched("enable", "daily").err
+    Path("geckosched.toml").unlink()
     with daemon():
         on = geckosched("enable", "daily")
         assert CollectionScheduler().get_collector_status("daily").enabled

@@ -383,7 +383,7 @@ def test_usage_errors_are_one_line_and_exit_2(arguments: list[str], said: str) -
     assert result.stderr.startswith(f"geckosched: {said}")
 
 
-COMMANDS = ("run", "status", "trigger", "runs", "plugins", "enable", "disable", "reset")
+COMMANDS = ("run", "status", "trigger", "runs", "plugins", "check", "enable", "disable", "reset")
 
 
 def test_without_a_command_the_help_is_shown_and_the_version_on_demand() -> None:
