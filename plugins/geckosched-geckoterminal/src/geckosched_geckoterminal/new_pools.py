@@ -7,8 +7,8 @@ seen. `Descent` decides when that is, and what was missed where the pages end be
 What makes this harder than it sounds:
 
 - **Pages are no snapshot.** The list moves down while it is read, and a page may come out of the CDN's cache, up to a
-  minute old. A page counts only if it joins those above it: made no earlier than page 1, and sharing a pool with them
-  or beginning where they end. One that doesn't is stored too, but ends the descent: between may lie what nobody showed.
+  minute old. A page counts only if it joins those above it: by a pool that they share, or by beginning where they end
+  and being made no earlier. One that doesn't is stored too, but ends the descent: between may lie what nobody showed.
 - **The cache lives exactly as long as the time between two runs**, so that every other run would be told what the one
   before it was, and lose half of the minutes. Runs therefore ask by two spellings of the same question, in turns.
 - **Complete** is a run that met what was known, or came to the end: of its pages, of the list, or of what the plan
@@ -24,6 +24,7 @@ answers would tell.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -49,9 +50,6 @@ __all__ = ["Birth", "Descent", "Known", "NewPools"]
 
 SPELLINGS = ("base_token,quote_token,dex", "dex,base_token,quote_token")
 """Two ways to ask for the same resources: two places in the CDN's cache."""
-
-CLOCKS_DIFFER = 1.0
-"""Seconds by which a later answer may seem to be the earlier one: their times are whole seconds."""
 
 BORN_AHEAD = 300.0
 """Seconds by which a birth may lie after the answer that shows it; what is later is no time to reckon with."""
@@ -149,6 +147,7 @@ class Descent:
         self._now = now
         self._met = known is None
         self._at: float | None = None  # when page 1 was made
+        self._last_at = -math.inf  # and the last one
         self._joined: dict[str, float | None] = {}  # born when, of the pages that hang together
         self._aside: dict[str, float | None] = {}  # the same of one that doesn't
 
@@ -162,6 +161,7 @@ class Descent:
             self._aside.update(births)
             self.ended = True
             return
+        self._last_at = at
         self._joined = dict(births) | self._joined
         self._met = self._met or self._outdated or self._shows_known(births)
         self.ended = self._met or not full or self.pages >= self._max_pages
@@ -204,13 +204,11 @@ class Descent:
 
     def _joins(self, births: Sequence[Birth], at: float) -> bool:
         """Tell whether nothing can lie between the pages above and this one."""
-        if self._at is not None and at < self._at - CLOCKS_DIFFER:
-            return False
-        if not births or any(birth.address in self._joined for birth in births):
+        if any(birth.address in self._joined for birth in births):
             return True
         oldest = min((time for time in self._joined.values() if time is not None), default=None)
         newest = max((birth.time for birth in births if birth.time is not None), default=None)
-        return oldest is None or newest is None or newest <= oldest
+        return at >= self._last_at and (oldest is None or newest is None or newest <= oldest)
 
     @property
     def _outdated(self) -> bool:
