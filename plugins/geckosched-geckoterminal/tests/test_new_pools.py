@@ -7,13 +7,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from geckosched_geckoterminal.new_pools import Birth, Descent, Known, NewPoolsOptions
+from geckosched_geckoterminal.new_pools import Birth, Descent, Known, NewPools, NewPoolsOptions
 from geckosched_geckoterminal.simulator import Simulator
 from geckosched_geckoterminal.synthetic import SyntheticMarket
+from geckosched_geckoterminal.tokens import Tokens
+from geckosched_geckoterminal.top_pools import TopPools
+from geckosched_geckoterminal.trending import Trending
+from geckosched_geckoterminal.watched_pools import WatchedPools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geckosched import ConfigError, Outcome
+from geckosched import Collector, ConfigError, Outcome, parse_duration
 from geckosched.testing import FakeClock
 
 if TYPE_CHECKING:
@@ -581,3 +585,32 @@ def test_max_pages_that_the_plan_does_not_show_are_refused(pages: Any) -> None:
         NewPoolsOptions(max_pages=pages)
 
 
+
+
+# All collectors of pools and tokens
+
+
+@pytest.mark.parametrize(
+    ("collector", "every", "priority", "calls_per_hour"),
+    [
+        (NewPools, "1m", 30, 120),
+        (WatchedPools, "2m", 20, 30),
+        (TopPools, "10m", 10, 12),
+        (Tokens, "1h", 0, 1),
+        (Trending, "15m", 0, 4),
+    ],
+)
+def test_what_a_collector_costs_is_what_is_promised(
+    collector: type[Collector], every: str, priority: int, calls_per_hour: int
+) -> None:
+    """`geckosched check` adds these up before a start."""
+    assert (collector.every, collector.priority) == (every, priority)
+    calls = collector.calls_per_run
+    options = None if collector.Options is None else collector.Options()
+    each = calls(options) if callable(calls) else calls
+    assert each * parse_duration("1h", "hour") / parse_duration(every, "every") == calls_per_hour
+
+
+def test_a_run_of_one_page_costs_one_call() -> None:
+    assert NewPools.calls_per_run(NewPoolsOptions(max_pages=1)) == 1
+    assert NewPools.calls_per_run(NewPoolsOptions(max_pages=10)) == 2
