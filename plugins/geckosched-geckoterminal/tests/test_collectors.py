@@ -19,9 +19,9 @@ import typer
 from geckosched_geckoterminal import register_commands
 from geckosched_geckoterminal.client import Settings
 from geckosched_geckoterminal.ohlcv import CandlePlan, OhlcvOptions
-from geckosched_geckoterminal.pools import TopPoolsOptions
 from geckosched_geckoterminal.rotation import TradeRotation
 from geckosched_geckoterminal.rows import TIMEFRAMES, CandlePage, candle_page
+from geckosched_geckoterminal.top_pools import TopPoolsOptions
 from geckosched_geckoterminal.trades import LONGEST_RUN, TradesOptions, next_pool
 from geckosched_geckoterminal.watchlist import Source, WatchlistOptions, changes
 from typer.testing import CliRunner

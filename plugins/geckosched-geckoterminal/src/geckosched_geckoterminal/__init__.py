@@ -13,22 +13,38 @@ from geckosched import Collector, hookimpl
 
 from .catalog import Catalog
 from .client import Settings
+from .new_pools import NewPools
 from .ohlcv import Ohlcv
-from .pools import TopPools
+from .tokens import Tokens
+from .top_pools import TopPools
 from .trades import Trades
+from .trending import Trending
+from .watched_pools import WatchedPools
 from .watchlist import Watchlist
 
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["Catalog", "Ohlcv", "TopPools", "Trades", "Watchlist", "register_collectors", "register_commands"]
+__all__ = [
+    "Catalog",
+    "NewPools",
+    "Ohlcv",
+    "Tokens",
+    "TopPools",
+    "Trades",
+    "Trending",
+    "WatchedPools",
+    "Watchlist",
+    "register_collectors",
+    "register_commands",
+]
 
 
 @hookimpl
 def register_collectors(register: Callable[[type[Collector]], None], settings: Mapping[str, Any]) -> None:
     """Register all collectors; raise `ConfigError` if the plugin's settings are wrong."""
     Settings.read(settings)
-    for collector in (Watchlist, Trades, TopPools, Ohlcv, Catalog):
+    for collector in (Watchlist, Trades, NewPools, WatchedPools, TopPools, Ohlcv, Catalog, Tokens, Trending):
         register(collector)
 
 
