@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from geckosched import Collector, hookimpl
 
+from .audit import Audit
+from .backfill import Backfill
 from .catalog import Catalog
 from .client import Settings
 from .ohlcv import Ohlcv
@@ -21,14 +23,24 @@ from .watchlist import Watchlist
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["Catalog", "Ohlcv", "TopPools", "Trades", "Watchlist", "register_collectors", "register_commands"]
+__all__ = [
+    "Audit",
+    "Backfill",
+    "Catalog",
+    "Ohlcv",
+    "TopPools",
+    "Trades",
+    "Watchlist",
+    "register_collectors",
+    "register_commands",
+]
 
 
 @hookimpl
 def register_collectors(register: Callable[[type[Collector]], None], settings: Mapping[str, Any]) -> None:
     """Register all collectors; raise `ConfigError` if the plugin's settings are wrong."""
     Settings.read(settings)
-    for collector in (Watchlist, Trades, TopPools, Ohlcv, Catalog):
+    for collector in (Watchlist, Trades, TopPools, Ohlcv, Backfill, Catalog, Audit):
         register(collector)
 
 
