@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sqlite3
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from geckosched_geckoterminal.candle_plan import Ask, CandlePlan
+from geckosched_geckoterminal.faults import Fault, Faults
 from geckosched_geckoterminal.ohlcv import Ohlcv, OhlcvOptions
 from geckosched_geckoterminal.rows import TIMEFRAMES, CandlePage, candle_page
 
@@ -18,7 +24,7 @@ from geckosched import ConfigError, Outcome
 from geckosched.testing import FakeClock
 
 if TYPE_CHECKING:
-    from conftest import Answer, FakeApi, House
+    from conftest import Answer, FakeApi, House, Series
 
     Open = Callable[..., House]
 
@@ -157,6 +163,400 @@ def test_a_quiet_pool_is_asked_once_a_day_until_it_trades(house: Open, api: Fake
     home.run("trades")
     assert home.run("ohlcv").calls == 1
     home.advance(DAY)
+    assert home.run("ohlcv").calls == 1
+
+
+# Holes
+
+MINUTE = {"pools": ["A"]}
+ONE = {"timeframes": ["1m"]}
+
+
+def stored(home: House, timeframe: str = "1m") -> dict[int, float]:
+    """Return volume by ts of the final candles."""
+    rows = home.rows("SELECT ts, volume FROM gt_ohlcv WHERE timeframe = ? AND final = 1 ORDER BY ts", timeframe)
+    return {row["ts"]: row["volume"] for row in rows}
+
+
+def truth(candles: Series, since: float, until: float) -> dict[int, float]:
+    return {ts: candles.candle(ts)[5] for ts in candles.final(since, until)}
+
+
+def holes(home: House, timeframe: str = "1m") -> list[Any]:
+    return list(home.state("ohlcv")["pairs"]["A"][timeframe]["holes"])
+
+
+def until_quiet(home: House, most: int = 60) -> int:
+    """Run the collector each minute until it has nothing to ask; return how many calls that took."""
+    calls = 0
+    for _ in range(most):
+        home.advance(60)  # for the budget: nobody else would move the clock while a run waits for a call
+        run = home.run("ohlcv")
+        calls += run.calls
+        if not run.calls:
+            return calls
+    raise AssertionError("the collector finds no end")
+
+
+def test_a_downtime_leaves_a_hole_that_later_runs_and_restarts_close(
+    house: Open, api: FakeApi, series: Callable[..., Series], clock: FakeClock
+) -> None:
+    now = clock.now() // 1_000_000
+    api.answers["/pools/A/ohlcv/minute"] = candles = series(60, now - 3600)
+    house(watchlist=MINUTE).run("watchlist")
+    house(ohlcv=ONE).run("ohlcv")
+    clock.advance(5 * 1000 * 60)
+    house(ohlcv=ONE).run("ohlcv")  # a burst of four calls: the head, and three of the hole
+    assert [call.get("before_timestamp") for call in candles.calls[1:]] == [
+        None,
+        *(str(now + 300_000 - n * 60_000 + 60) for n in (1, 2, 3)),
+    ]
+    (hole,) = holes(house(ohlcv=ONE))
+    assert hole["before"] == now + 300_000 - 4 * 60_000 + 60
+    clock.advance(60)
+    home = house(ohlcv=ONE)
+    run = home.run("ohlcv")
+    assert (run.calls, run.outcome, run.lost) == (2, Outcome.SUCCEEDED, 0)
+    assert candles.calls[-1]["limit"] == "3"  # what is missing still, and the last final one
+    assert holes(home) == []
+    assert stored(home) == truth(candles, 0, now + 300_000)
+    clock.advance(60)
+    assert home.run("ohlcv").calls == 0
+
+
+def test_a_quiet_pools_hole_is_closed_by_a_short_answer(
+    house: Open, api: FakeApi, series: Callable[..., Series], clock: FakeClock
+) -> None:
+    """Its last final candle lies before the hole; what isn't full reaches as far as there is something."""
+    now = clock.now() // 1_000_000
+    api.answers["/pools/A/ohlcv/minute"] = candles = series(60, now - 86_400, gap=50)
+    home = house(watchlist=MINUTE, ohlcv=ONE)
+    home.run("watchlist")
+    home.run("ohlcv")
+    candles.gap = 60
+    candles.since = now + 500_000 // 60 * 60
+    clock.advance(600_000)
+    assert until_quiet(home) == 2
+    assert [call["limit"] for call in candles.calls[1:]] == ["1000", "1000"]
+    assert holes(home) == []
+    assert set(truth(candles, candles.since, now + 600_000)) <= set(stored(home))
+
+
+def test_the_state_never_passes_what_is_stored_whenever_the_process_is_killed(
+    house: Open, api: FakeApi, series: Callable[..., Series], clock: FakeClock, tmp_path: Path
+) -> None:
+    """The store as it was at each call is what a kill would leave: from each of them all is found again."""
+    now = clock.now() // 1_000_000
+    candles = series(60, now - 3600)
+    copies: list[Path] = []
+
+    def answer(query: Mapping[str, str]) -> Answer:
+        folder = tmp_path / f"killed-{len(copies)}"
+        folder.mkdir()
+        copies.append(folder / "test.db")
+        with closing(sqlite3.connect(home.database)) as source, closing(sqlite3.connect(copies[-1])) as copy:
+            source.backup(copy)
+        return candles(query)
+
+    api.answers["/pools/A/ohlcv/minute"] = answer
+    home = house(watchlist=MINUTE, ohlcv=ONE)
+    home.run("watchlist")
+    home.run("ohlcv")
+    clock.advance(3500 * 60)
+    assert until_quiet(home) == 4
+    assert stored(home).items() >= truth(candles, 0, now + 3500 * 60).items()
+    api.answers["/pools/A/ohlcv/minute"] = candles
+    assert len(copies) == 5
+    for copy in copies[1:]:
+        again = type(home)(copy, api.base_url, {"watchlist": MINUTE, "ohlcv": ONE}, clock)
+        until_quiet(again)
+        assert stored(again).items() >= stored(home).items()
+
+
+def test_a_killed_process_leaves_a_hole_to_the_next_one(
+    house: Open, api: FakeApi, series: Callable[..., Series], clock: FakeClock, tmp_path: Path
+) -> None:
+    now = clock.now() // 1_000_000
+    candles = series(60, now - 3600)
+    home = house(watchlist=MINUTE, ohlcv=ONE)
+    home.run("watchlist")
+    api.answers["/pools/A/ohlcv/minute"] = candles
+    home.run("ohlcv")
+    clock.advance(3500 * 60)
+    child: subprocess.Popen[bytes]
+
+    def answer(query: Mapping[str, str]) -> Answer:
+        if len(candles.calls) == 3:  # the head and one page of the hole are stored
+            child.kill()
+        return candles(query)
+
+    api.answers["/pools/A/ohlcv/minute"] = answer
+    code = (
+        "import sys; from datetime import datetime, UTC; from pathlib import Path\n"
+        "from conftest import House; from geckosched.testing import FakeClock\n"
+        f"clock = FakeClock(datetime.fromtimestamp({now + 3500 * 60}, UTC))\n"
+        f"House(Path({str(home.database)!r}), {api.base_url!r}, {{'ohlcv': {ONE!r}}}, clock).run('ohlcv')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    child = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    assert child.wait(60) == -signal.SIGKILL
+    (hole,) = holes(home)
+    assert hole["before"] == now + 3500 * 60 - 2000 * 60 + 60
+    api.answers["/pools/A/ohlcv/minute"] = candles
+    clock.advance(120)
+    until_quiet(home)
+    assert stored(home) == truth(candles, 0, now + 3500 * 60)
+
+
+def test_a_hole_older_than_the_plan_reaches_is_a_loss_with_count_and_span(
+    house: Open, api: FakeApi, series: Callable[..., Series], clock: FakeClock
+) -> None:
+    """After 230 days without a run five pages go back 208 days, and the sixth is refused."""
+    now = clock.now() // 1_000_000
+    api.answers["/pools/A/ohlcv/hour"] = candles = series(3600, now - 86_400, gap=1)
+    home = house(watchlist=MINUTE, ohlcv={"timeframes": ["1h"]})
+    home.run("watchlist")
+    home.run("ohlcv")
+    last = max(stored(home, "1h"))
+    clock.advance(230 * DAY)
+    assert until_quiet(home) == 6
+    (loss,) = home.rows('SELECT job_id, target, count, since, "until" FROM geckosched_losses')
+    missing = sorted(set(truth(candles, 0, now + 230 * DAY)) - set(stored(home, "1h")))
+    assert (loss["job_id"], loss["target"]) == ("geckoterminal-ohlcv", "A 1h")
+    assert missing[0] == last + 3600
+    assert loss["count"] == len(missing) > 500
+    assert loss["since"] == f"{datetime.fromtimestamp(missing[0], UTC):%Y-%m-%dT%H:%M:%S.000000Z}"
+    assert loss["until"] == f"{datetime.fromtimestamp(missing[-1] + 3600, UTC):%Y-%m-%dT%H:%M:%S.000000Z}"
+    assert holes(home, "1h") == []
+
+
+def test_a_day_candles_answer_that_is_cut_by_its_span_is_no_end(
+    house: Open, api: FakeApi, series: Callable[..., Series], clock: FakeClock
+) -> None:
+    """184 rows of a limit of 301: what is older can't be had, and is a loss, not nothing."""
+    now = clock.now() // 1_000_000
+    api.answers["/pools/A/ohlcv/day"] = candles = series(DAY, now - 10 * DAY)
+    home = house(watchlist=MINUTE, ohlcv={"timeframes": ["1d"]})
+    home.run("watchlist")
+    home.run("ohlcv")
+    clock.advance(300 * DAY)
+    assert until_quiet(home) == 2
+    assert int(candles.calls[1]["limit"]) > 300
+    (loss,) = home.rows("SELECT count FROM geckosched_losses")
+    assert loss["count"] == len(set(truth(candles, 0, now + 300 * DAY)) - set(stored(home, "1d"))) > 100
+
+
+def test_a_server_that_heeds_no_before_timestamp_costs_one_call_and_a_loss(
+    house: Open, api: FakeApi, series: Callable[..., Series], clock: FakeClock
+) -> None:
+    now = clock.now() // 1_000_000
+    candles = series(60, now - 3600, gap=2)
+    api.answers["/pools/A/ohlcv/minute"] = lambda query: candles({"limit": query["limit"]})
+    home = house(watchlist=MINUTE, ohlcv=ONE)
+    home.run("watchlist")
+    home.run("ohlcv")
+    clock.advance(3000 * 60)
+    assert until_quiet(home) == 2
+    (loss,) = home.rows("SELECT target, count FROM geckosched_losses")
+    missing = set(truth(candles, 0, now + 3000 * 60)) - set(stored(home))
+    assert loss == {"target": "A 1m", "count": pytest.approx(len(missing), rel=0.02)}
+
+
+def test_the_running_candle_twice_takes_a_place_and_hides_nothing(
+    house: Open, api: FakeApi, series: Callable[..., Series], clock: FakeClock
+) -> None:
+    """Full is what has as many elements as the limit asked for, however few candles these are."""
+    now = clock.now() // 1_000_000
+    api.answers["/pools/A/ohlcv/minute"] = candles = series(60, now - 3600)
+    home = house(watchlist=MINUTE, ohlcv={"timeframes": ["1m"], "refresh": "10m"})
+    home.run("watchlist")
+    home.run("ohlcv")
+
+    def twice(listed: list[Any]) -> list[Any]:
+        return [[*listed[0][:5], 0.1], [*listed[0][:5], 0.2], *listed][: max(len(listed), 3)]
+
+    candles.spoil = twice
+    clock.advance(600)
+    run = home.run("ohlcv")
+    assert (run.calls, candles.calls[1]["limit"]) == (2, "13")
+    assert "before_timestamp" in candles.calls[2]  # two of the thirteen were missing
+    candles.spoil = None
+    until_quiet(home)
+    assert stored(home) == truth(candles, 0, now + 600)
+    assert holes(home) == []
+
+
+def test_a_pool_that_is_watched_again_gets_what_it_missed(
+    house: Open, api: FakeApi, series: Callable[..., Series], clock: FakeClock
+) -> None:
+    """Its state is forgotten; the store knows where it ended. A hole that was open stays known."""
+    now = clock.now() // 1_000_000
+    api.answers["/pools/A/ohlcv/minute"] = candles = series(60, now - 3600)
+    api.answers["/pools/B/ohlcv/minute"] = series(60, now)
+    home = house(watchlist={"pools": ["A", "B"]}, ohlcv=ONE)
+    home.run("watchlist")
+    home.run("ohlcv")
+    house(watchlist={"pools": ["B"]}).run("watchlist")
+    clock.advance(1500 * 60)
+    house(ohlcv=ONE).run("ohlcv")
+    assert set(home.state("ohlcv")["pairs"]) == {"B"}
+    house(watchlist={"pools": ["A"]}).run("watchlist")
+    clock.advance(4500 * 60)
+    house(ohlcv=ONE).run("ohlcv")
+    (hole,) = holes(home)
+    house(watchlist={"pools": ["B"]}).run("watchlist")
+    clock.advance(3600)
+    house(ohlcv=ONE).run("ohlcv")
+    assert holes(home) == [hole]
+    home = house(watchlist={"pools": ["A"]}, ohlcv=ONE)
+    home.run("watchlist")
+    until_quiet(home)
+    assert stored(home).items() >= truth(candles, 0, now + 6000 * 60 + 3600).items()
+
+
+# Candles that can't be read
+
+
+def test_an_unreadable_candle_is_asked_for_again_with_the_head(
+    house: Open, api: FakeApi, series: Callable[..., Series], clock: FakeClock
+) -> None:
+    now = clock.now() // 1_000_000
+    api.answers["/pools/A/ohlcv/minute"] = candles = series(60, now - 3600)
+    candles.spoil = lambda listed: [*listed[:20], [*listed[20][:5], None], *listed[21:]]
+    home = house(watchlist=MINUTE, ohlcv=ONE)
+    home.run("watchlist")
+    run = home.run("ohlcv")
+    assert run.outcome == Outcome.PARTIAL
+    assert run.detail is not None
+    assert "A 1m row 21" in run.detail
+    assert len(stored(home)) == len(truth(candles, 0, now)) - 1
+    candles.spoil = None
+    clock.advance(3600)
+    assert home.run("ohlcv").calls == 1
+    assert stored(home) == truth(candles, 0, now + 3600)
+
+
+def test_an_unreadable_candle_of_a_hole_stays_a_hole_and_is_asked_for_ever_more_seldom(
+    house: Open, api: FakeApi, series: Callable[..., Series], clock: FakeClock
+) -> None:
+    now = clock.now() // 1_000_000
+    api.answers["/pools/A/ohlcv/minute"] = candles = series(60, now - 3600)
+    home = house(watchlist=MINUTE, ohlcv=ONE)
+    home.run("watchlist")
+    home.run("ohlcv")
+    clock.advance(2500 * 60)
+    bad = now + 1000 * 60
+
+    def spoil(listed: list[Any]) -> list[Any]:
+        return [[*candle[:3], None, *candle[4:]] if candle[0] == bad else candle for candle in listed]
+
+    candles.spoil = spoil
+    until_quiet(home)
+    whole = truth(candles, 0, now + 2500 * 60)
+    assert whole.keys() - stored(home).keys() == {bad}
+    (hole,) = holes(home)
+    assert (hole["after"], hole["before"]) == (bad - 60, bad + 61)
+    asked = []
+    for hour in range(14):
+        clock.advance(3600)
+        before = len(candles.calls)
+        home.run("ohlcv")
+        if any("before_timestamp" in call for call in candles.calls[before:]):
+            asked.append(hour)
+    assert asked == [0, 2, 6]
+    candles.spoil = None
+    clock.advance(12 * 3600)
+    until_quiet(home)
+    assert holes(home) == []
+    assert stored(home).keys() >= whole.keys()
+
+
+def test_a_candle_whose_right_element_could_not_be_read_is_not_stored_wrong() -> None:
+    """Of two elements the later is right; where that is unreadable there is none, until it is asked for again."""
+    old, right = [600, 1, 1, 1, 1, 1], [600, 1, 2, 1, None, 2]
+    body = {"data": {"attributes": {"ohlcv_list": [[660, 1, 1, 1, 1, 1], old, right, [540, 1, 1, 1, 1, 1]]}}}
+    found = candle_page(body, network="solana", pool="A", timeframe=TIMEFRAMES["1m"], at=9000, run_id=1)
+    assert [row["ts"] for row in found.rows] == [660, 540]
+    assert (found.newest_final, found.unread, found.listed) == (540, (540, 660), 4)
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_faults_leave_no_hole_and_nothing_wrong(
+    house: Open, api: FakeApi, series: Callable[..., Series], clock: FakeClock, seed: int
+) -> None:
+    """Half of the answers hold nulls or duplicates or are cut off, through runs and standstills of many hours.
+
+    Once they are well again, every candle is there and right.
+    """
+    begins = clock.now() // 1_000_000
+    kinds = (Fault.NULLS, Fault.DUPLICATES, Fault.TRUNCATED)
+    faults, met = Faults(0.5, seed, kinds), list[Fault | None]()
+    pairs = {
+        (pool, unit): series(step, begins - 3000 * step, gap=gap)
+        for pool, gap in (("A", 1), ("B", 7))
+        for unit, step in (("minute", 60), ("hour", 3600))
+    }
+
+    def spoilt(candles: Series) -> Callable[[Mapping[str, str]], Answer]:
+        def answer(query: Mapping[str, str]) -> Answer:
+            status, body = candles(query)
+            met.append(faults.meets(len(met), "/ohlcv/"))
+            content = json.dumps(body).encode()
+            kind = met[-1]
+            return status, (faults.spoiled(kind, len(met), content) if kind else None) or content
+
+        return answer
+
+    home = house(watchlist={"pools": ["A", "B"]}, ohlcv={"timeframes": ["1m", "1h"]})
+    home.run("watchlist")
+    for (pool, unit), candles in pairs.items():
+        api.answers[f"/pools/{pool}/ohlcv/{unit}"] = spoilt(candles)
+    for pause in (60, 3600, 7200, 90_000, 60, 60, 3600, 150_000, 60, 60, 60, 3600, 60, 7200, 60, 60):
+        home.run("ohlcv")
+        clock.advance(pause)
+    assert set(met) >= set(kinds)
+    for (pool, unit), candles in pairs.items():
+        api.answers[f"/pools/{pool}/ohlcv/{unit}"] = candles
+    for _ in range(2):
+        clock.advance(DAY)
+        until_quiet(home)
+    for (pool, unit), candles in pairs.items():
+        name = {"minute": "1m", "hour": "1h"}[unit]
+        rows = home.rows("SELECT * FROM gt_ohlcv WHERE pool = ? AND timeframe = ? ORDER BY ts", pool, name)
+        final = {row["ts"]: [row[key] for key in ("ts", "open", "high", "low", "close", "volume")] for row in rows}
+        until = clock.now() // 1_000_000 - 3600  # what was asked for in the last hour, and is final
+        expected = {ts: candles.candle(ts) for ts in candles.final(rows[0]["ts"], until)}
+        assert {ts: each for ts, each in final.items() if ts in expected} == expected
+        assert len(expected) > 300
+
+
+# Quiet pools
+
+
+def test_a_trade_that_was_learnt_of_late_wakes_a_quiet_pool(
+    house: Open, api: FakeApi, series: Callable[..., Series], clock: FakeClock
+) -> None:
+    """A quiet pool's trades are asked every few hours, so that the newest may be older than one when it is seen."""
+    now = clock.now() // 1_000_000
+    api.answers["/pools/A/ohlcv/minute"] = candles = series(60, now - 7200, until=now - 7200)
+    home = house(watchlist=MINUTE, ohlcv=ONE)
+    home.run("watchlist")
+    home.run("ohlcv")
+    clock.advance(3600)
+    home.run("ohlcv")
+    clock.advance(3600)
+    assert home.run("ohlcv").calls == 0
+    candles.since = candles.until = now + 3660
+    clock.advance(2 * 3600)
+    api.answers["/pools/A/trades"] = traded(now + 3670)
+    home.run("trades")
+    assert home.run("ohlcv").calls == 1
+    assert now + 3660 in stored(home)
+    clock.advance(3600)
+    assert home.run("ohlcv").calls == 1  # that was news; from now on it sleeps again
+    clock.advance(DAY - 3600)
+    assert home.run("ohlcv").calls == 0
+    clock.advance(3600)
     assert home.run("ohlcv").calls == 1
 
 

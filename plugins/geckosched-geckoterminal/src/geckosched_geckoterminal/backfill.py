@@ -247,6 +247,7 @@ class BackfillPlan:
     def _end(self, page: Page, end: End) -> None:
         pair = self._pairs[page.pool, page.timeframe]
         pair.end, pair.depth = end.value, self._depth[page.timeframe]
+        pair.due_at, pair.tries = 0.0, 0  # where more is asked for than that, it is at once
 
 
 def calls_to_spare(run: RunContext) -> int:

@@ -91,15 +91,18 @@ class Stretch:
             return End.SHORT
         return None
 
-    def unread(self, page: CandlePage) -> Stretch | None:
+    def unread(self, page: CandlePage, end: End | None) -> Stretch | None:
         """Return the part around what could not be read in an answer; None where all could.
 
-        The candle before it is among it: what could not be read may have been its later, right element.
+        The candle before it is among it: what could not be read may have been its later, right element. What is below
+        the oldest candle read belongs to the rest, if there is one.
         """
-        if page.unread is None:
+        if page.unread is None or page.oldest is None:
             return None
         older, newer = page.unread
-        after = self.after if older is None else max(older, self.after)
+        if older is None:
+            older = page.oldest if end in (None, End.REACHED) else self.after
+        after = max(older, self.after)
         before = self.before if newer is None else min(newer + 1, self.before)
         return Stretch(after, before, self.share) if after < before - 1 else None
 
@@ -116,8 +119,7 @@ class Stretch:
             if rest.before == self.before:  # no step further: not at once again
                 rest.tries = tries
                 rest.defer(now, retry)
-        unread = None if at_the_bottom and end in (None, End.REACHED) else self.unread(page)
-        if unread is not None:
+        if unread := self.unread(page, end):
             unread.tries = tries
             unread.defer(now, retry)
         return Left(rest, unread, end)
