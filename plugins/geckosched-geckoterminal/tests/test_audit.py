@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -64,15 +65,16 @@ def collect(home: House) -> None:
 
 def hours(home: House) -> dict[str, tuple[Any, ...]]:
     """Return what `gt_completeness` says by hour of the day: trades, trade volume, candle volume, share."""
-    rows = home.rows("SELECT * FROM gt_completeness ORDER BY hour")
-    return {row["hour"][11:13]: tuple(row[key] for key in ("trades", "trade_volume", "candle_volume", "share")) for row in rows}
+    rows = home.rows("SELECT hour, trades, trade_volume, candle_volume, share FROM gt_completeness ORDER BY hour")
+    return {hour[11:13]: tuple(figures) for hour, *figures in (row.values() for row in rows)}
 
 
 def test_an_hour_is_judged_once_its_trades_and_candles_are_in(house: Open, api: FakeApi, clock: FakeClock) -> None:
     """From the first whole hour that the first poll shows; not the running one, nor one that lacks its end."""
     now = clock.now() // 1_000_000  # 20:46
     begins = now - 46 * 60
-    trades = [(begins - 5400, 1.0), (begins - 3000, 2.5), (begins - 2990, 4.0), (begins + 60, 8.0), (begins + 3900, 16.0)]
+    trades = [(begins - 5400, 1.0), (begins - 3000, 2.5), (begins - 2990, 4.0), (begins + 60, 8.0)]
+    trades.append((begins + 3900, 16.0))
     home = home_of(house)
     show(api, now, trades)
     collect(home)
@@ -134,7 +136,7 @@ def test_an_hour_in_a_hole_is_judged_when_that_is_closed(house: Open, api: FakeA
     state = "json_set(state, '$.pairs.A.1m.holes', json(?))"
     with closing(sqlite3.connect(home.database)) as store, store:
         where = "WHERE job_id = 'geckoterminal-ohlcv'"
-        store.execute(f"UPDATE geckosched_jobs SET state = {state} {where}", (audit.json.dumps([hole]),))
+        store.execute(f"UPDATE geckosched_jobs SET state = {state} {where}", (json.dumps([hole]),))
     home.run("audit")
     assert set(hours(home)) == {"18"}
     clock.advance(5 * DAY)

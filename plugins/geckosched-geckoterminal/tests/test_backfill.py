@@ -390,7 +390,8 @@ def test_a_kill_at_any_call_leaves_nothing_out(
             source.backup(copy)
         return candles(query)
 
-    options = {"watchlist": POOL, "ohlcv": MINUTES, "backfill": {"timeframes": ["1m"], "depth": {"1m": "9d"}}}
+    deep = {"timeframes": ["1m"], "depth": {"1m": "9d"}}
+    options: dict[str, Mapping[str, Any]] = {"watchlist": POOL, "ohlcv": MINUTES, "backfill": deep}
     home = house(**options)
     api.answers[MINUTE_PATH] = candles
     first_page(home)
