@@ -30,7 +30,19 @@ from subprocess import PIPE
 from typing import Any
 
 from geckosched_geckoterminal.faults import Fault
-from geckosched_geckoterminal.market import Activity, Candle, Currency, Dex, Figures, Market, Network, Pool, Side, Trade
+from geckosched_geckoterminal.market import (
+    Activity,
+    Candle,
+    Currency,
+    Dex,
+    Figures,
+    Market,
+    Network,
+    Pool,
+    Side,
+    Token,
+    Trade,
+)
 from geckosched_geckoterminal.replay import ReplayMarket
 from geckosched_geckoterminal.simulator import Request, Simulator
 from geckosched_geckoterminal.synthetic import SyntheticMarket
@@ -38,7 +50,7 @@ from geckosched_geckoterminal.synthetic import SyntheticMarket
 from geckosched import CollectionScheduler, SchedulerConfig, UnknownJob
 from geckosched.testing import SpeedClock
 
-FOR_EVER = 2**40
+DAY, FOR_EVER = 86_400, 2**40
 START = datetime(2026, 9, 28, 12, tzinfo=UTC)
 
 COLLECTOR = """
@@ -102,8 +114,27 @@ class JoinedMarket:
         found = (market.pool(network, address, now) for market in self._markets)
         return next((pool for pool in found if pool is not None), None)
 
-    def activity(self, pool: Pool, now: int) -> Activity:
-        return self._of(pool).activity(pool, now)
+    def searchable(self, network: str, now: int) -> Mapping[str, Pool]:
+        return {address: pool for market in self._markets for address, pool in market.searchable(network, now).items()}
+
+    def token(self, network: str, address: str, now: int) -> Token | None:
+        found = (market.token(network, address, now) for market in self._markets)
+        return next((token for token in found if token is not None), None)
+
+    def pools_of(self, network: str, token: str, now: int) -> Sequence[Pool]:
+        return [pool for market in self._markets for pool in market.pools_of(network, token, now)]
+
+    def activity(self, pool: Pool, now: int, span: int = DAY) -> Activity:
+        return self._of(pool).activity(pool, now, span)
+
+    def at_most(self, pool: Pool) -> float:
+        return self._of(pool).at_most(pool)
+
+    def heat(self, pool: Pool, now: int, span: int) -> float:
+        return self._of(pool).heat(pool, now, span)
+
+    def reserve(self, pool: Pool, now: int) -> str | None:
+        return self._of(pool).reserve(pool, now)
 
     def figures(self, pool: Pool, now: int) -> Figures:
         return self._of(pool).figures(pool, now)

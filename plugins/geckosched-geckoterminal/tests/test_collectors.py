@@ -18,9 +18,7 @@ import pytest
 import typer
 from geckosched_geckoterminal import register_commands
 from geckosched_geckoterminal.client import Settings
-from geckosched_geckoterminal.ohlcv import CandlePlan, OhlcvOptions
 from geckosched_geckoterminal.rotation import TradeRotation
-from geckosched_geckoterminal.rows import TIMEFRAMES, CandlePage, candle_page
 from geckosched_geckoterminal.top_pools import TopPoolsOptions
 from geckosched_geckoterminal.trades import LONGEST_RUN, TradesOptions, next_pool
 from geckosched_geckoterminal.watchlist import Source, WatchlistOptions, changes
@@ -644,208 +642,12 @@ def test_one_exchanges_error_leaves_the_other_alone(house: Open, api: FakeApi) -
     assert home.rows("SELECT address FROM gt_pools") == [{"address": "A"}]
 
 
-# Candles
-
-
-def candles(*rows: Sequence[float]) -> Answer:
-    return 200, {"data": {"attributes": {"ohlcv_list": list(rows)}}, "meta": {}}
-
-
-def test_candles_are_stored_with_final_and_asked_for_again_until_they_are(
-    house: Open, api: FakeApi, clock: FakeClock
-) -> None:
-    now = clock.now() // 1_000_000  # 20:46:00
-    before, running = now - 120, now - 60
-    api.answers["/pools/A/ohlcv/minute"] = candles(
-        [running, 1, 2, 0.5, 1.5, 10.0], [running, 1, 3, 0.5, 2.5, 20.0], [before, 1, 1, 1, 1, 5]
-    )
-    home = house(watchlist={"pools": ["A"]}, ohlcv={"timeframes": ["1m"]})
-    home.run("watchlist")
-    run = home.run("ohlcv")
-    assert (run.outcome, run.calls, run.rows) == (Outcome.SUCCEEDED, 1, 2)
-    assert api.calls == [("/pools/A/ohlcv/minute", {"aggregate": "1", "limit": "1000"})]
-    rows = home.rows("SELECT * FROM gt_ohlcv ORDER BY ts DESC")
-    assert rows[0] == {
-        "network": "solana",
-        "pool": "A",
-        "timeframe": "1m",
-        "ts": running,
-        "open": 1,
-        "high": 3,
-        "low": 0.5,
-        "close": 2.5,
-        "volume": 20.0,
-        "final": 0,
-        "run_id": run.id,
-    }
-    assert rows[1]["final"] == 1
-    home.advance(3540)
-    assert home.run("ohlcv").calls == 0
-    home.advance(60)
-    api.answers["/pools/A/ohlcv/minute"] = candles([running, 1, 4, 0.5, 3.5, 30.0])
-    again = home.run("ohlcv")
-    assert (again.calls, again.rows) == (1, 1)
-    assert api.calls[-1][1]["limit"] == "63"  # 62 since the newest final one, and that itself
-    (now_final,) = home.rows("SELECT * FROM gt_ohlcv WHERE ts = ?", running)
-    assert (now_final["close"], now_final["volume"], now_final["final"]) == (3.5, 30.0, 1)
-    assert now_final["run_id"] == again.id
-
-
-def test_timeframes_are_asked_with_their_path_and_aggregate(house: Open, api: FakeApi) -> None:
-    timeframes = ["15m", "4h", "1d"]
-    home = house(watchlist={"pools": ["A"]}, ohlcv={"timeframes": timeframes})
-    for unit in ("minute", "hour", "day"):
-        api.answers[f"/pools/A/ohlcv/{unit}"] = candles()
-    home.run("watchlist")
-    home.run("ohlcv")
-    assert [(path.rpartition("/")[2], query["aggregate"]) for path, query in api.calls] == [
-        ("minute", "15"),
-        ("hour", "4"),
-        ("day", "1"),
-    ]
-
-
-def test_the_budget_limits_a_run_and_the_next_one_goes_on(house: Open, api: FakeApi) -> None:
-    pools = [f"P{place}" for place in range(6)]
-    for pool in pools:
-        api.answers[f"/pools/{pool}/ohlcv/day"] = candles()
-    home = house(watchlist={"pools": pools}, ohlcv={"timeframes": ["1d"]})
-    home.run("watchlist")
-    assert home.run("ohlcv").calls == 4
-    home.advance(60)
-    assert home.run("ohlcv").calls == 2
-    home.advance(60)
-    assert home.run("ohlcv").calls == 0
-    assert sorted(path for path, _ in api.calls) == [f"/pools/{pool}/ohlcv/day" for pool in pools]
-
-
-def test_one_timeframes_error_is_a_problem_and_is_asked_again_when_due(house: Open, api: FakeApi) -> None:
-    api.answers["/pools/A/ohlcv/minute"] = refusal(422, "Pools with >2 tokens")
-    api.answers["/pools/A/ohlcv/hour"] = candles([1790625600, 1, 1, 1, 1, 1], [1, 2, 3])
-    home = house(watchlist={"pools": ["A"]}, ohlcv={"timeframes": ["1m", "1h"]})
-    home.run("watchlist")
-    run = home.run("ohlcv")
-    assert (run.outcome, run.calls, run.rows) == (Outcome.PARTIAL, 2, 1)
-    assert run.detail is not None
-    assert "A 1m: ApiError: 422 Pools with >2 tokens" in run.detail
-    assert "A 1h row 2" in run.detail
-    home.advance(600)
-    assert home.run("ohlcv").calls == 0
-    home.advance(3000)
-    assert home.run("ohlcv").calls == 2
-
-
-def test_a_pool_without_candles_is_gone_for_all_timeframes(house: Open, api: FakeApi) -> None:
-    home = house(watchlist={"pools": ["A"]}, ohlcv={"timeframes": ["1m", "1h"]})
-    home.run("watchlist")
-    run = home.run("ohlcv")
-    assert (run.outcome, run.calls) == (Outcome.SUCCEEDED, 1)
-    assert home.rows("SELECT address, gone_at FROM gt_pools") == [
-        {"address": "A", "gone_at": "2026-09-28T20:46:00.000000Z"}
-    ]
-    home.advance(DAY - 60)
-    assert home.run("ohlcv").calls == 0
-    home.advance(60)
-    assert home.run("ohlcv").calls == 1
-    api.answers["/pools/A/ohlcv/minute"] = candles()
-    api.answers["/pools/A/ohlcv/hour"] = candles()
-    home.advance(DAY)
-    assert home.run("ohlcv").calls == 2
-    assert home.rows("SELECT gone_at FROM gt_pools") == [{"gone_at": None}]
-
-
-def test_a_quiet_pool_is_asked_once_a_day_until_it_trades(house: Open, api: FakeApi, clock: FakeClock) -> None:
-    old = clock.now() // 1_000_000 - 7200
-    api.answers["/pools/A/ohlcv/minute"] = candles([old, 1, 1, 1, 1, 1])
-    home = house(watchlist={"pools": ["A"]}, ohlcv={"timeframes": ["1m"]})
-    home.run("watchlist")
-    assert home.run("ohlcv").calls == 1  # its only candle is new to us
-    home.advance(3600)
-    assert home.run("ohlcv").calls == 1  # nothing new
-    home.advance(3600)
-    assert home.run("ohlcv").calls == 0
-    api.answers["/pools/A/trades"] = (200, {"data": [trade(1, clock.now() / 1e6)]})
-    home.run("trades")
-    assert home.run("ohlcv").calls == 1
-    home.advance(DAY)
-    assert home.run("ohlcv").calls == 1
-
-
-def page(timeframe: str, at: float, *openings: float) -> CandlePage:
-    rows = [[ts, 1, 1, 1, 1, 1] for ts in openings]
-    body = {"data": {"attributes": {"ohlcv_list": rows}}}
-    return candle_page(body, network="solana", pool="A", timeframe=TIMEFRAMES[timeframe], at=at, run_id=1)
-
-
-def never(_pool: str, _since: float) -> bool:
-    return False
-
-
-def test_the_most_overdue_pair_comes_first() -> None:
-    """1m is due every `refresh`, an hour; 1d every day."""
-    plan = CandlePlan(["A", "B"], ["1m", "1d"])
-    asked = []
-    for moment in range(4):
-        pair = plan.next(moment, never)
-        assert pair is not None
-        asked.append(pair)
-        plan.observe(*pair, moment, page(pair[1], moment))
-    assert asked == [("A", "1m"), ("B", "1m"), ("A", "1d"), ("B", "1d")]
-    assert plan.next(3599, never) is None
-    for pool in ("A", "B"):
-        plan.observe(pool, "1m", DAY - 3599, page("1m", DAY, DAY - 3600))
-    assert plan.next(DAY + 2, never) == ("A", "1m")  # since 1 s; ("A", "1d") since 0 s
-
-
-def test_a_failed_pair_is_deferred_and_holds_up_no_other() -> None:
-    plan = CandlePlan(["A", "B"], ["1m"])
-    plan.defer("A", "1m", 300)
-    assert plan.next(0, never) == ("B", "1m")
-    plan.observe("B", "1m", 0, page("1m", 0))
-    assert plan.next(299, never) is None
-    assert plan.next(300, never) == ("A", "1m")
-
-
-def test_what_is_missing_reaches_from_the_newest_final_candle_to_now() -> None:
-    plan = CandlePlan(["A"], ["1m"])
-    assert plan.missing("A", "1m", 6000) == 1000
-    plan.observe("A", "1m", 6000, page("1m", 6000, 5940, 5880, 5820))
-    assert plan.missing("A", "1m", 6000) == 3  # 5880, which is final, 5940 and 6000
-    assert plan.missing("A", "1m", 6000 + 60 * 5000) == 1000
-    assert plan.missing("A", "1m", 0) == 1
-
-
-def test_a_plan_survives_its_state() -> None:
-    plan = CandlePlan(["A", "B"], ["1m", "1h"])
-    plan.observe("A", "1m", 6000, page("1m", 6000, 5940, 5880))
-    plan.gone("B", 6000)
-    state: dict[str, Any] = {}
-    plan.save(state)
-    again = CandlePlan.restore(state, ["A", "B"], ["1m", "1h"])
-    saved: dict[str, Any] = {}
-    again.save(saved)
-    assert saved == state
-    assert again.next(6000, never) == ("A", "1h")
-    other = CandlePlan.restore(state, ["A", "C"], ["1m"])
-    assert other.next(6000, never) == ("C", "1m")
-
-
-def test_a_clock_that_was_set_back_makes_candles_due() -> None:
-    plan = CandlePlan(["A"], ["1m"])
-    plan.observe("A", "1m", 50_000, page("1m", 50_000))
-    assert plan.next(40_000, never) == ("A", "1m")
-
-
 # Options and settings
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: OhlcvOptions(timeframes=["1m", "2m"]),
-        lambda: OhlcvOptions(timeframes=[]),
-        lambda: OhlcvOptions(timeframes="1m"),  # type: ignore[arg-type]
-        lambda: OhlcvOptions(refresh="10s"),  # type: ignore[arg-type]
         lambda: TradesOptions(max_wait="24h"),  # type: ignore[arg-type]
         lambda: TradesOptions(max_wait="0s"),  # type: ignore[arg-type]
         lambda: TradesOptions(min_volume_usd=-1),
@@ -867,7 +669,6 @@ def test_bad_options_and_settings_are_refused(make: Callable[[], object]) -> Non
 
 def test_durations_are_read_from_text() -> None:
     assert TradesOptions(max_wait="90m").max_wait.total_seconds() == 5400  # type: ignore[arg-type]
-    assert OhlcvOptions(refresh="2h").refresh.total_seconds() == 7200  # type: ignore[arg-type]
 
 
 def test_an_unknown_setting_names_the_nearest_known_one() -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from geckosched import Collector, hookimpl
 
+from .audit import Audit
+from .backfill import Backfill
 from .catalog import Catalog
 from .client import Settings
 from .new_pools import NewPools
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     import typer
 
 __all__ = [
+    "Audit",
+    "Backfill",
     "Catalog",
     "NewPools",
     "Ohlcv",
@@ -44,7 +48,19 @@ __all__ = [
 def register_collectors(register: Callable[[type[Collector]], None], settings: Mapping[str, Any]) -> None:
     """Register all collectors; raise `ConfigError` if the plugin's settings are wrong."""
     Settings.read(settings)
-    for collector in (Watchlist, Trades, NewPools, WatchedPools, TopPools, Ohlcv, Catalog, Tokens, Trending):
+    for collector in (
+        Watchlist,
+        Trades,
+        NewPools,
+        WatchedPools,
+        TopPools,
+        Ohlcv,
+        Backfill,
+        Catalog,
+        Tokens,
+        Audit,
+        Trending,
+    ):
         register(collector)
 
 
