@@ -77,7 +77,7 @@ def pool_batches(page: PoolPage) -> list[Batch]:
     key = ("network", "address")
     snapshots = ("network", "address", "at")
     return [
-        Batch("gt_pools", page.pools, pk=key, stamp=stamp),
+        Batch("gt_pools", page.pools, pk=key, index=(("network", "pool_created_at"),), stamp=stamp),
         Batch("gt_pool_snapshots", page.snapshots, pk=snapshots, on_conflict="ignore", stamp=stamp),
         Batch("gt_tokens", page.tokens, pk=key, stamp=stamp),
     ]
