@@ -496,7 +496,7 @@ def test_a_narrow_terminal_says_how_much_of_what_was_asked_for_it_shows(
     assert talk == "the terminal has room for the newest 38 of 48 steps\n"
     show_chart(HWA, "1h", 10, database=file)
     output, talk = capsys.readouterr()
-    assert "10 candles" in output
+    assert "10 candles" in " ".join(output.split())
     assert talk == ""
 
 

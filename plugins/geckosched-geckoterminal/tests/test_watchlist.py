@@ -262,6 +262,9 @@ BAD_ROWS = {
     "too few": (f"HWA,{HWA}\n", "2 cells where the header has 6"),
     "a comma": (line(HWA, name="Hawala, Inc"), "7 cells"),
     "a quote": (f'"HWA,Hawala,solana,pumpswap,{HWA},{TOKEN}\n', "quote is opened"),
+    "a quote in the last cell": (line(HWA).replace(TOKEN, f'"{TOKEN}'), "quote is opened"),
+    "text after a quote": (line(HWA, name='"Ha"wala'), "expected after"),
+    "two lines": (line("short", name='"Ha\n wala"'), "5 characters"),
     "NUL": (line(HWA, name="Ha\0wala"), "NUL"),
 }
 
@@ -275,6 +278,13 @@ def test_a_bad_row_is_said_with_its_line_and_spoils_no_other(name: str) -> None:
     ((number, text),) = found.problems
     assert number == 4
     assert re.search(said, text)
+
+
+def test_a_quote_that_is_opened_by_mistake_swallows_no_row() -> None:
+    content = HEADER + '"TROLL,Troll\n' + line(HWA, name='Hawala 5"') + line(CND, "CND")
+    found = pool_list(content.encode(), "solana")
+    assert list(found.pools) == [HWA, CND]
+    assert [number for number, _ in found.problems] == [2]
 
 
 def test_bytes_that_are_no_utf_8_spoil_one_row() -> None:
@@ -324,7 +334,7 @@ def test_every_pool_of_the_simulated_market_has_an_address_that_passes() -> None
         line("0" + HWA[1:], symbol="?"),
         line(f"https://www.geckoterminal.com/solana/pools/{HWA}", symbol="?"),
         f'"?,Hawala,solana,pumpswap,{HWA},{TOKEN}\n',
-        f"?,Hawala,solana,pumpswap,{HWA[:30]}\n",
+        f"?,Hawala,solana,pumpswap,{HWA[:12]}\n",
     ],
 )
 def test_a_row_that_can_not_be_read_is_no_removed_row(house: Open, listed: Path, bad: str) -> None:
@@ -354,6 +364,17 @@ def test_a_file_cut_off_in_a_row_lets_go_of_nothing(house: Open, listed: Path) -
     listed.write_text(whole)
     assert home.run("watchlist").outcome == Outcome.SUCCEEDED
     assert set(watched(home)) == {HWA, TROLL, CND}
+
+
+def test_a_file_that_can_not_be_read_keeps_no_pool_of_another_source(house: Open, listed: Path) -> None:
+    listed.write_text(HEADER + line(HWA) + line(TROLL, "TROLL"))
+    first = house(watchlist={"csv": listed, "pools": [CND]})
+    first.run("watchlist")
+    first.scheduler.stop()
+    listed.write_text(HEADER + line(HWA) + "TRO")
+    second = house(watchlist={"csv": listed})
+    second.run("watchlist")
+    assert set(watched(second)) == {HWA, TROLL}
 
 
 def test_of_many_bad_rows_every_line_is_in_the_runs_record(house: Open, listed: Path) -> None:
