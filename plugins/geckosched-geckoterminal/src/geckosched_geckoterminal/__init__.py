@@ -66,8 +66,10 @@ def register_collectors(register: Callable[[type[Collector]], None], settings: M
 
 @hookimpl
 def register_commands(app: "typer.Typer") -> None:
-    """Add `geckosched geckoterminal demo`."""
+    """Add `geckosched geckoterminal demo` and `chart`."""
     import typer
+
+    from .rows import TIMEFRAMES
 
     @app.command()
     def demo(
@@ -79,3 +81,31 @@ def register_commands(app: "typer.Typer") -> None:
         from .demo import run_demo
 
         raise typer.Exit(run_demo(seconds, speed, database))
+
+    @app.command()
+    def chart(
+        pool: Annotated[str, typer.Argument(metavar="POOL", help="Its address or the beginning of it, or its name.")],
+        timeframe: Annotated[str, typer.Option(metavar="T", help=f"Of {' '.join(TIMEFRAMES)}.")] = "1h",
+        png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a picture, too.")] = None,
+        candles: Annotated[
+            int | None, typer.Option(metavar="N", min=1, max=2000, help="The newest N steps [as many as fit].")
+        ] = None,
+        network: Annotated[str | None, typer.Option(metavar="ID", help="Instead of the configured one.")] = None,
+        config: Annotated[
+            Path | None,
+            typer.Option(metavar="F", help="Configuration; else $GECKOSCHED_CONFIG, else ./geckosched.toml."),
+        ] = None,
+        database: Annotated[
+            Path | None, typer.Option(metavar="F", help="SQLite file, instead of the configured.")
+        ] = None,
+    ) -> None:
+        """Draw a pool's candles and volume from the store, in the terminal and as a PNG.
+
+        Works whether a scheduler runs or not, and makes no call. Needs the extra: pip install
+        'geckosched-geckoterminal[chart]'.
+        """
+        from .chart import show_chart
+
+        if timeframe not in TIMEFRAMES:
+            raise typer.BadParameter(f"{timeframe!r} is none of {' '.join(TIMEFRAMES)}", param_hint="--timeframe")
+        show_chart(pool, timeframe, candles, png, network, config, database)
