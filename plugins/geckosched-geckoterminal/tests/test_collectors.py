@@ -307,16 +307,30 @@ def test_one_pools_error_is_its_problem_and_it_is_asked_again_later(
     assert api.asked("/pools/A/trades") == 2
 
 
-def test_a_failure_of_the_only_pool_is_remembered(house: Open, api: FakeApi) -> None:
+def test_a_pool_that_fails_is_asked_again_in_the_next_run_and_then_ever_later(house: Open, api: FakeApi) -> None:
     """The last pool's failure has no later yield that would save when to ask it again."""
     api.answers["/pools/A/trades"] = (200, b"<html>no JSON</html>")
     home = house(watchlist={"pools": ["A"]})
     home.run("watchlist")
     assert home.run("trades").outcome == Outcome.FAILED
-    home.advance(60)
-    assert home.run("trades").calls == 0
-    home.advance(60)
-    assert home.run("trades").calls == 1
+    calls = []
+    for _ in range(12):
+        home.advance(60)
+        calls.append(home.run("trades").calls)
+    assert calls == [1, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1]
+
+
+def test_a_pool_that_has_recovered_is_no_failing_one(house: Open, api: FakeApi, clock: FakeClock) -> None:
+    garbage = (200, b"<html>no JSON</html>")
+    home = house(watchlist={"pools": ["A"]}, trades={"max_wait": "1m"})
+    home.run("watchlist")
+    for _ in range(2):
+        api.answers["/pools/A/trades"] = garbage
+        home.run("trades")
+        home.advance(60)
+        api.answers["/pools/A/trades"] = (200, {"data": [trade(1, clock.now() / 1e6)]})
+        assert home.run("trades").calls == 1
+        home.advance(60)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b'"text"', b"{}", b'{"data": null}', b'{"data": [1, 2]}'])

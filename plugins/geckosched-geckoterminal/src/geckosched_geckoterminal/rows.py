@@ -160,12 +160,15 @@ class TradePage:
 
     `rows` are for `gt_trades`. `times` are the block times of *all* its elements, in epoch
     seconds, newest first: an unreadable one bears the time of the element before it, so that the
-    length says how full the page was. `keys` are `(tx_hash, n)` of the rows, in the same order.
+    length says how full the page was. `keys` are `(tx_hash, n)` of the rows, in the same order. `lags` are the seconds
+    from block to first sight of those whose id tells, and `seen` is the latest such sight, in epoch seconds.
     """
 
     rows: list[Row] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     keys: list[tuple[str, int | str]] = field(default_factory=list)
+    lags: list[float] = field(default_factory=list)
+    seen: float | None = None
     bad: list[BadRow] = field(default_factory=list)
 
 
@@ -231,6 +234,9 @@ def trade_page(body: object, *, network: str, pool: str, run_id: int) -> TradePa
         page.rows.append(row)
         page.keys.append((row["tx_hash"], row["n"]))
         times.append(time)
+        if shown := _first_sight(element):
+            page.lags.append(shown - time)
+            page.seen = max(shown, page.seen or shown)
     page.times = sorted(_without_gaps(times), reverse=True)
     _check_readable(page.rows, page.bad)
     return page
@@ -332,6 +338,12 @@ def _trade(element: object, *, network: str, pool: str, run_id: int) -> Row:
     row["price_usd"] = _base_price(row)
     row["run_id"] = run_id
     return row
+
+
+def _first_sight(element: Any) -> int | None:
+    """Return when a trade was first shown, in epoch seconds: the last part of its id, if that is a number."""
+    text = element["id"].rpartition("_")[2]
+    return int(text) if _COUNT.fullmatch(text) else None
 
 
 def _base_price(row: Row) -> Any:
