@@ -190,7 +190,7 @@ def test_windows_are_the_visible_trades_added_up_to_the_last_digit(
 def test_few_newborns_come_near_the_most_that_they_could_trade() -> None:
     """So that lists of the busiest need not count those that are far from it."""
     made = market(1)
-    newborns = [pool for pool in made.pools("solana", START).values() if pool not in made.founders]
+    newborns = [pool for pool in made.pools("solana", START).values() if pool not in made.founders][:300]
     shares = sorted(made.activity(pool, START).trades / made.at_most(pool) for pool in newborns)
     assert shares[len(shares) // 2] > 0.2
     assert shares[-1] < 0.95
