@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,7 @@ from geckosched_geckoterminal.synthetic import SyntheticMarket
 from geckosched_geckoterminal.watched_pools import PoolTurns
 
 from geckosched import Outcome
-from geckosched.testing import FakeClock
+from geckosched.testing import FakeClock, SpeedClock
 
 if TYPE_CHECKING:
     from conftest import Answer, FakeApi, House
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     Open = Callable[..., House]
 
 DAY = 86_400
+START = datetime(2026, 9, 28, 20, 46, tzinfo=UTC)
 
 
 def element(address: str, price: str = "0.5") -> dict[str, Any]:
@@ -93,6 +95,7 @@ def test_a_snapshot_bears_the_time_of_its_answer(house: Open, clock: FakeClock) 
         home.run("pools")
         home.advance(40)
         assert home.run("pools").rows == 0
+    assert simulator.requests[0].path.count(",") == 2  # as the API's documentation writes them, and not %2C
     moments = home.rows("SELECT DISTINCT at FROM gt_pool_snapshots")
     assert moments == [{"at": "2026-09-28T20:46:00.000000Z"}]
 
@@ -123,6 +126,16 @@ def test_further_calls_are_made_with_free_ones_only(house: Open, api: FakeApi) -
     home.advance(120)
     home.run("pools")
     assert multi.told[1:] == [NINETY[30:60], NINETY[60:], NINETY[:30]]
+
+
+def test_the_first_call_is_waited_for(house: Open, api: FakeApi) -> None:
+    multi = Multi(api, NINETY)
+    api.answers["/new_pools"] = (200, {"data": []})
+    home = open_house(house, NINETY, clock=SpeedClock(START, 10))
+    for _ in range(4):  # which leaves no free call for six seconds
+        home.run("new-pools")
+    assert home.run("pools").outcome == Outcome.SUCCEEDED
+    assert multi.told[0] == NINETY[:30]
 
 
 @pytest.mark.parametrize("answer", [refusal(400), (200, b"<html>"), refusal(401), (200, {"data": [None]})])
