@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -78,6 +80,46 @@ class FakeApi:
         return sum(path == each for each, _ in self.calls)
 
 
+class Series:
+    """A pool's candles as the API shows them, one in every `gap` steps from `since` up to now.
+
+    Newest first, at most `limit`, older than `before_timestamp` (401 if that is more than 180 days ago), and 184 days
+    in one answer. The candle that runs, or ended less than a minute ago, has not all of its volume yet. `spoil`, if
+    set, changes the list before it is sent; `calls` are the queries.
+    """
+
+    def __init__(self, clock: Clock, step: int, since: float, *, gap: int = 1, until: float = math.inf) -> None:
+        self.clock, self.step, self.gap, self.until = clock, step, gap * step, until
+        self.since = math.ceil(since / self.gap) * self.gap
+        self.spoil: Callable[[list[Any]], list[Any]] | None = None
+        self.calls: list[Mapping[str, str]] = []
+
+    def __call__(self, query: Mapping[str, str]) -> Answer:
+        self.calls.append(query)
+        now = self.clock.now() // 1_000_000
+        before = int(query.get("before_timestamp", now + 1))
+        if before < now - 180 * 86_400:
+            return 401, {"errors": [{"title": "You can only access data from the past 180 days with Public API."}]}
+        newest = (min(before - 1, now, self.until) - self.since) // self.gap
+        listed: list[Any] = []
+        while newest >= 0 and len(listed) < int(query["limit"]):
+            ts = int(self.since + newest * self.gap)
+            if ts < before - 184 * 86_400:
+                break
+            listed.append(self.candle(ts, now))
+            newest -= 1
+        listed = self.spoil(listed) if self.spoil else listed
+        return 200, {"data": {"attributes": {"ohlcv_list": listed}}, "meta": {}}
+
+    def candle(self, ts: int, now: float = math.inf) -> list[float]:
+        return [ts, 1.0, 2.0, 0.5, 1.5, ts % 997 + 0.5 if ts + self.step + 60 <= now else 0.25]
+
+    def final(self, since: float, until: float) -> list[int]:
+        """Return `ts` of the candles from `since` on that are final at `until`."""
+        first = max(self.since, math.ceil(since / self.gap) * self.gap)
+        return [ts for ts in range(int(first), int(until) - self.step - 59, self.gap) if ts <= self.until]
+
+
 class House:
     """A scheduler with the plugin in it that runs what a test asks for, and nothing else."""
 
@@ -87,7 +129,7 @@ class House:
         base_url: str,
         collectors: Mapping[str, Mapping[str, Any]],
         clock: Clock,
-        settings: Mapping[str, Any],
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         plugin = database.parent / "geckoterminal.py"
         plugin.write_text(PLUGIN)
@@ -97,7 +139,7 @@ class House:
         self.scheduler.load_plugins(
             only=[],
             load=[plugin],
-            settings={"geckoterminal": {"base_url": base_url, **settings}},
+            settings={"geckoterminal": {"base_url": base_url, **(settings or {})}},
             collectors={f"geckoterminal-{name}": table for name, table in collectors.items()},
         )
 
@@ -142,6 +184,12 @@ def api() -> Iterator[FakeApi]:
 
 
 @pytest.fixture
+def series(clock: FakeClock) -> Callable[..., Series]:
+    """Return a function that makes a pool's candles on the clock."""
+    return functools.partial(Series, clock)
+
+
+@pytest.fixture
 def house(tmp_path: Path, api: FakeApi, clock: FakeClock) -> Callable[..., House]:
     """Return a function that opens a house over the API; its keywords are the collectors' options.
 
@@ -156,6 +204,6 @@ def house(tmp_path: Path, api: FakeApi, clock: FakeClock) -> Callable[..., House
         **collectors: Mapping[str, Any],
     ) -> House:
         tables = {name.replace("_", "-"): table for name, table in collectors.items()}
-        return House(tmp_path / "test.db", base_url, tables, clock, settings or {})
+        return House(tmp_path / "test.db", base_url, tables, clock, settings)
 
     return open_house

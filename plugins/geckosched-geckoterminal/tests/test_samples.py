@@ -17,8 +17,8 @@ from geckosched_geckoterminal.replay import ReplayMarket
 from geckosched_geckoterminal.rows import (
     TIMEFRAMES,
     WINDOWS,
+    Timeframe,
     bare,
-    candle_page,
     pool_page,
     trade_page,
 )
@@ -55,6 +55,7 @@ POOLS = {
 CANDLES = {
     "ohlcv_day1_solana_UNEMPLOYED_2025-09-16_REBUILT.json": "1d",
     "ohlcv_day_eth_wsteth_2026_60of184.json": "1d",
+    "ohlcv_day_include_empty_solana_2026_3of184.json": "1d",
     "ohlcv_hour12_solana_UNEMPLOYED_2025-09-16_REBUILT.json": "12h",
     "ohlcv_hour1_solana_UNEMPLOYED_2025-09-16_REBUILT.json": "1h",
     "ohlcv_hour4_before_ts_solana_2026_3of1000.json": "4h",
@@ -66,6 +67,8 @@ CANDLES = {
     "ohlcv_minute1_solana_UNEMPLOYED_2025-09-16_REBUILT.json": "1m",
     "ohlcv_minute5_solana_UNEMPLOYED_2025-09-16_REBUILT.json": "5m",
 }
+
+OFFICIAL = "official_doc_examples_2026-06.json"
 
 
 def sample(name: str) -> Any:
@@ -277,18 +280,86 @@ def test_every_recorded_error_has_its_consequence_for_lists(
         assert body["errors"][0]["title"] in (run.detail or "")
 
 
-@pytest.mark.parametrize("name", CANDLES)
-def test_every_recorded_candle_is_stored(name: str) -> None:
-    timeframe, body = TIMEFRAMES[CANDLES[name]], sample(name)
+def recorded_candles(name: str) -> tuple[Any, Timeframe]:
+    if name == OFFICIAL:
+        return sample(name)["/networks/{network}/pools/{pool_address}/ohlcv/{timeframe}"], TIMEFRAMES["1d"]
+    return sample(name), TIMEFRAMES[CANDLES[name]]
+
+
+def test_every_recording_of_candles_is_looked_at() -> None:
+    assert {path.name for path in SAMPLES.glob("ohlcv_*.json")} == set(CANDLES)
+
+
+@pytest.mark.parametrize("name", [*CANDLES, OFFICIAL])
+def test_every_recorded_candle_is_stored(house: Callable[..., House], api: FakeApi, name: str) -> None:
+    """Asked a second too early for the newest to be final: it is not, all others are."""
+    body, timeframe = recorded_candles(name)
     listed = body["data"]["attributes"]["ohlcv_list"]
-    now = listed[0][0] + timeframe.step + 59.0  # one second too early for the newest
-    page = candle_page(body, network="solana", pool="P", timeframe=timeframe, at=now, run_id=1)
-    assert not page.bad
+    api.answers[f"/pools/P/ohlcv/{timeframe.unit}"] = (200, body)
+    clock = FakeClock(datetime.fromtimestamp(listed[0][0] + timeframe.step + 59, UTC))
+    home = house(clock=clock, watchlist={"pools": ["P"]}, ohlcv={"timeframes": [timeframe.name]})
+    home.run("watchlist")
+    run = home.run("ohlcv")
+    assert (run.outcome, run.calls) == (Outcome.SUCCEEDED, 1)
+    (call,) = api.calls
+    assert call[1] == {"aggregate": str(timeframe.aggregate), "limit": "1000"}
     expected = {candle[0]: candle[1:] for candle in listed}  # the later element wins
-    figures = ("open", "high", "low", "close", "volume")
-    assert {row["ts"]: [row[key] for key in figures] for row in page.rows} == expected
-    assert [row["ts"] for row in page.rows] == sorted(expected, reverse=True)
-    assert [row["final"] for row in page.rows] == [0] + [1] * (len(expected) - 1)
+    rows = home.rows("SELECT * FROM gt_ohlcv ORDER BY ts DESC")
+    for row, (ts, figures) in zip(rows, sorted(expected.items(), reverse=True), strict=True):
+        assert row == {
+            "network": "solana",
+            "pool": "P",
+            "timeframe": timeframe.name,
+            "ts": ts,
+            **dict(zip(("open", "high", "low", "close", "volume"), figures, strict=True)),
+            "final": int(ts != listed[0][0]),
+            "run_id": run.id,
+        }
+        assert ts % timeframe.step == 0
+    pair = home.state("ohlcv")["pairs"]["P"][timeframe.name]
+    assert (pair["newest"], pair["final"], pair["holes"]) == (rows[0]["ts"], rows[1]["ts"], [])
+
+
+CANDLE_ERRORS = [
+    "error_400_invalid_aggregate_2026.json",
+    "error_400_invalid_limit_2026.json",
+    "error_401_older_than_180_days_2026.json",
+    "error_401_timeframe_second_2026.json",
+    "error_404_not_found_2026.json",
+    "error_422_more_than_2_tokens.json",
+    "error_429_2026.json",
+]
+
+
+@pytest.mark.parametrize("name", CANDLE_ERRORS)
+def test_every_recorded_error_of_candles_has_its_consequence(
+    house: Callable[..., House], api: FakeApi, name: str
+) -> None:
+    """For the newest ones and for their history; a page that came before it stays."""
+    body, status = sample(name), int(name.split("_")[1])
+    listed = [[ts, 1, 2, 0.5, 1.5, 3] for ts in range(1790628300, 1790568300, -60)]
+    api.answers["/pools/A/ohlcv/minute"] = (200, {"data": {"attributes": {"ohlcv_list": listed}}})
+    home = house(
+        watchlist={"pools": ["A"]}, ohlcv={"timeframes": ["1m"]}, backfill={"timeframes": ["1m"], "depth": {"1m": "5d"}}
+    )
+    home.run("watchlist")
+    home.run("ohlcv")
+    api.answers["/pools/A/ohlcv/minute"] = (status, body)
+    home.advance(3600)
+    outcomes = {401: Outcome.SUCCEEDED, 404: Outcome.SUCCEEDED, 429: Outcome.RATE_LIMITED}
+    for collector in ("ohlcv", "backfill"):
+        run = home.run(collector)
+        assert (run.outcome, run.calls) == (outcomes.get(status, Outcome.FAILED), 1)
+        if run.outcome == Outcome.FAILED:
+            assert body["errors"][0]["title"] in (run.detail or "")
+        if status == 429:
+            break  # it closed the budget for the other, too
+    assert home.rows("SELECT count(*) AS n FROM gt_ohlcv") == [{"n": 1000}]
+    assert home.rows("SELECT * FROM geckosched_losses") == []
+    if status == 401:
+        assert home.state("backfill")["pairs"]["A"]["1m"]["end"] == "plan"
+    if status == 404:
+        assert home.rows("SELECT gone_at IS NULL AS there FROM gt_pools") == [{"there": 0}]
 
 
 @pytest.mark.parametrize(

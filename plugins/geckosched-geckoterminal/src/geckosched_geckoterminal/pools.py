@@ -72,7 +72,11 @@ def pool_batches(page: PoolPage, *, snapshots: bool = True) -> list[Batch]:
     """Return a page's rows for the tables that pools and their tokens are stored in."""
     stamp = ("run_id",)
     key = ("network", "address")
-    batches = [Batch("gt_pools", page.pools, pk=key, stamp=stamp), Batch("gt_tokens", page.tokens, pk=key, stamp=stamp)]
+    born = (("network", "pool_created_at"),)
+    batches = [
+        Batch("gt_pools", page.pools, pk=key, index=born, stamp=stamp),
+        Batch("gt_tokens", page.tokens, pk=key, stamp=stamp),
+    ]
     if snapshots:
         moments = ("network", "address", "at")
         batches.append(Batch("gt_pool_snapshots", page.snapshots, pk=moments, on_conflict="ignore", stamp=stamp))

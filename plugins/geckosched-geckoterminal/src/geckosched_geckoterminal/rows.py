@@ -176,12 +176,15 @@ class TradePage:
 
     `rows` are for `gt_trades`. `times` are the block times of *all* its elements, in epoch
     seconds, newest first: an unreadable one bears the time of the element before it, so that the
-    length says how full the page was. `keys` are `(tx_hash, n)` of the rows, in the same order.
+    length says how full the page was. `keys` are `(tx_hash, n)` of the rows, in the same order. `lags` are the seconds
+    from block to first sight of those whose id tells, and `seen` is the latest such sight, in epoch seconds.
     """
 
     rows: list[Row] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     keys: list[tuple[str, int | str]] = field(default_factory=list)
+    lags: list[float] = field(default_factory=list)
+    seen: float | None = None
     bad: list[BadRow] = field(default_factory=list)
 
 
@@ -213,18 +216,27 @@ class TokenPage:
 class CandlePage:
     """One answer of `/pools/{address}/ohlcv/{timeframe}`: rows for `gt_ohlcv`, newest first.
 
-    `newest_final` is `ts` of the newest candle that won't change any more and has no unreadable one before it, `None`
-    without any: what is newer has to be asked for again.
+    `listed` is how many elements it had, which tells how full it was: more than `rows` where a candle came twice or
+    could not be read. `newest_final` is `ts` of the newest candle that won't change any more and has no unreadable one
+    before it, `None` without any: what is newer has to be asked for again. `unread` are, where elements could not be
+    read, `ts` of the nearest candles that are older and newer than all of these; `None` is the page's edge.
     """
 
     rows: list[Row] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
+    listed: int = 0
     newest_final: int | None = None
+    unread: tuple[int | None, int | None] | None = None
 
     @property
     def newest(self) -> int | None:
         """`ts` of the newest candle, `None` without any."""
         return self.rows[0]["ts"] if self.rows else None
+
+    @property
+    def oldest(self) -> int | None:
+        """`ts` of the oldest candle, `None` without any."""
+        return self.rows[-1]["ts"] if self.rows else None
 
 
 @dataclass(slots=True)
@@ -279,6 +291,9 @@ def trade_page(body: object, *, network: str, pool: str, run_id: int) -> TradePa
         page.rows.append(row)
         page.keys.append((row["tx_hash"], row["n"]))
         times.append(time)
+        if shown := _first_sight(element):
+            page.lags.append(shown - time)
+            page.seen = max(shown, page.seen or shown)
     page.times = sorted(_without_gaps(times), reverse=True)
     _check_readable(page.rows, page.bad)
     return page
@@ -332,25 +347,32 @@ def token_page(body: object, *, network: str, run_id: int) -> TokenPage:
 def candle_page(body: object, *, network: str, pool: str, timeframe: Timeframe, at: float, run_id: int) -> CandlePage:
     """Read the candles of `pool`; `at` is when the answer was made, in epoch seconds.
 
-    Of several candles with one `ts` the last in the answer wins. Prices and volume are the JSON
-    numbers that the API sends. A candle is final once `ts + step + 60 s` has passed.
+    Of several candles with one `ts` the last in the answer wins, and if that one can't be read, none. Prices and volume
+    are the JSON numbers that the API sends. A candle is final once `ts + step + 60 s` has passed.
     """
     page = CandlePage()
     candles: dict[int, Row] = {}
+    older = newer = None
     for number, element in enumerate(_candle_list(body), 1):
+        page.listed = number
         try:
             ts, *values = _candle(element)
         except AnswerError as error:
+            if isinstance(element, list) and element and isinstance(element[0], int):
+                candles.pop(element[0], None)
+            newer = newer if page.bad else min(candles, default=None)
             page.bad.append(BadRow(f"row {number}", error))
-            page.newest_final = None
+            page.newest_final = older = None
             continue
         key = {"network": network, "pool": pool, "timeframe": timeframe.name, "ts": ts}
         figures = dict(zip(("open", "high", "low", "close", "volume"), values, strict=True))
         final = int(ts + timeframe.step + FINAL_LAG <= at)
         candles[ts] = key | figures | {"final": final, "run_id": run_id}
+        older = ts if older is None else max(older, ts)
         if final and (page.newest_final is None or ts > page.newest_final):
             page.newest_final = ts
     page.rows = [candles[ts] for ts in sorted(candles, reverse=True)]
+    page.unread = (older, newer) if page.bad else None
     _check_readable(page.rows, page.bad)
     return page
 
@@ -395,6 +417,12 @@ def _trade(element: object, *, network: str, pool: str, run_id: int) -> Row:
     row["price_usd"] = _base_price(row)
     row["run_id"] = run_id
     return row
+
+
+def _first_sight(element: Any) -> int | None:
+    """Return when a trade was first shown, in epoch seconds: the last part of its id, if that is a number."""
+    text = element["id"].rpartition("_")[2]
+    return int(text) if _COUNT.fullmatch(text) else None
 
 
 def _base_price(row: Row) -> Any:
