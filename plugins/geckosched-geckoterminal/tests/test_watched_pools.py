@@ -231,10 +231,24 @@ def test_a_pool_in_one_answer_twice_is_one_pool(house: Open, api: FakeApi) -> No
 
 def test_a_hex_address_is_known_in_any_case(house: Open, api: FakeApi) -> None:
     """The API answers in lower case, whatever it was asked for."""
-    api.answers["/pools/multi/0xAbC"] = (200, {"data": [element("0xabc")]})
-    home = open_house(house, ["0xAbC"])
+    address = "0x" + "aB" * 20
+    api.answers[f"/api/v2/networks/eth/pools/multi/{address}"] = (200, {"data": [element(address.lower())]})
+    home = open_house(house, [address], settings={"network": "eth"})
+    assert home.run("pools").outcome == Outcome.SUCCEEDED
+    assert gone(home) == {address.lower(): None}
+
+
+def test_a_hex_address_that_comes_back_is_no_longer_gone(house: Open, api: FakeApi) -> None:
+    address = "0x" + "aB" * 20
+    path = f"/api/v2/networks/eth/pools/multi/{address}"
+    api.answers[path] = (200, {"data": []})
+    home = open_house(house, [address], settings={"network": "eth"})
     home.run("pools")
-    assert gone(home) == {"0xabc": None}
+    assert gone(home) == {address: "2026-09-28T20:46:00.000000Z"}
+    api.answers[path] = (200, {"data": [element(address.lower())]})
+    home.advance(DAY)
+    home.run("pools")
+    assert gone(home) == {address: None, address.lower(): None}
 
 
 def test_what_the_trades_found_gone_keeps_its_time_and_what_is_shown_is_not_gone(house: Open, api: FakeApi) -> None:
@@ -317,3 +331,19 @@ def test_doubt_is_told_of_those_who_were_not_doubted_before() -> None:
         turns.observe(["A", "C"], [], whole=True)
     assert turns.observe(["A", "C"], [], whole=True) == ["A", "C"]
     assert turns.observe(["A", "B", "C"], ["A"], whole=False) == []
+
+
+def test_pools_that_are_known_to_be_gone_may_all_be_missing() -> None:
+    turns = PoolTurns(["A", "B"])
+    assert turns.observe(["A"], [], whole=True) == ["A"]
+    assert turns.observe(["B"], [], whole=True) == ["B"]
+    assert turns.observe(["A", "B"], [], whole=True) == ["A", "B"]
+
+
+def test_a_pool_that_came_back_does_not_rest_for_a_mark_of_somebody_elses() -> None:
+    turns = PoolTurns(["A"])
+    turns.asked(["A"], 50)
+    turns.observe(["A"], [], whole=True)
+    assert turns.due(60, marked=["A"]) == []
+    turns.observe(["A"], ["A"], whole=True)
+    assert turns.due(60, marked=["A"]) == ["A"]
