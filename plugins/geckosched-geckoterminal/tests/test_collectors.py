@@ -540,6 +540,16 @@ def test_the_plans_limit_keeps_the_pages_that_came(house: Open, api: FakeApi) ->
     assert home.rows("SELECT count(*) AS n FROM gt_pools") == [{"n": 20}]
 
 
+def test_a_page_past_the_end_may_be_a_404_and_the_exchange_is_not_gone(house: Open, api: FakeApi) -> None:
+    full = [pool_element(f"P{place}") for place in range(20)]
+    api.answers["/dexes/pumpswap/pools"] = lambda query: (200, {"data": full}) if query["page"] == "1" else not_found()
+    api.answers["/dexes/raydium/pools"] = (200, {"data": []})
+    home = house(top_pools={"pages": 3})
+    run = home.run("top-pools")
+    assert (run.outcome, run.calls, run.rows) == (Outcome.SUCCEEDED, 3, 40)
+    assert home.state("top-pools") == {}
+
+
 def test_an_exchange_that_is_gone_is_marked_and_asked_once_a_day(house: Open, api: FakeApi) -> None:
     api.answers["/dexes/pumpswap/pools"] = (200, {"data": [pool_element("A")]})
     home = house()

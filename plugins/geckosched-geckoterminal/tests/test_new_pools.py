@@ -140,6 +140,24 @@ def test_it_asks_for_tokens_and_exchanges_too(house: Open, api: FakeApi, newborn
     assert set(query["include"].split(",")) == {"base_token", "quote_token", "dex"}
 
 
+def test_a_pool_that_is_shown_twice_is_stored_as_it_was_shown_first(house: Open, api: FakeApi) -> None:
+    """On one page, or on the next one, which may have lain in a cache and be older."""
+    api.answers["/new_pools"] = (200, {"data": [element("known", iso(START - 60))]})
+    home = house()
+    home.run("new-pools")
+    first = [element(f"P{place}", iso(START - place)) for place in range(20)]
+    pages = {
+        "1": [*first, element("P0", iso(START), "0.9")],
+        "2": [element("P19", iso(START - 19), "0.9"), element("P20", iso(START - 20))],
+    }
+    api.answers["/new_pools"] = lambda query: (200, {"data": pages[query["page"]]})
+    home.advance(60)
+    assert home.run("new-pools").rows == 2 * 21
+    for table in ("gt_pools", "gt_new_pools"):
+        rows = home.rows(f"SELECT DISTINCT base_token_price_usd AS price FROM {table}")
+        assert rows == [{"price": "0.5"}]
+
+
 # How far a run reads
 
 

@@ -19,8 +19,8 @@ DAY = 86_400
 TOKEN = {"id": "solana_T", "type": "token", "attributes": {"address": "T", "symbol": "TEE"}}
 
 
-def element(address: str) -> dict[str, Any]:
-    attributes = {"address": address, "name": f"{address} / SOL", "community_sus_report": 4}
+def element(address: str, reports: int = 4) -> dict[str, Any]:
+    attributes = {"address": address, "name": f"{address} / SOL", "community_sus_report": reports}
     return {"id": f"solana_{address}", "type": "pool", "attributes": attributes}
 
 
@@ -29,7 +29,7 @@ def refusal(status: int) -> Answer:
 
 
 def test_the_pools_and_their_tokens_are_stored(house: Open, api: FakeApi) -> None:
-    api.answers["/trending_pools"] = (200, {"data": [element("A"), element("B"), element("A")], "included": [TOKEN]})
+    api.answers["/trending_pools"] = (200, {"data": [element("A"), element("B"), element("A", 5)], "included": [TOKEN]})
     home = house()
     run = home.run("trending")
     assert (run.outcome, run.calls, run.rows) == (Outcome.SUCCEEDED, 1, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,7 @@ from geckosched_geckoterminal.synthetic import SyntheticMarket
 from geckosched_geckoterminal.watched_pools import PoolTurns
 
 from geckosched import Outcome
-from geckosched.testing import FakeClock
+from geckosched.testing import FakeClock, SpeedClock
 
 if TYPE_CHECKING:
     from conftest import Answer, FakeApi, House
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     Open = Callable[..., House]
 
 DAY = 86_400
+START = datetime(2026, 9, 28, 20, 46, tzinfo=UTC)
 
 
 def element(address: str, price: str = "0.5") -> dict[str, Any]:
@@ -93,6 +95,7 @@ def test_a_snapshot_bears_the_time_of_its_answer(house: Open, clock: FakeClock) 
         home.run("pools")
         home.advance(40)
         assert home.run("pools").rows == 0
+    assert simulator.requests[0].path.count(",") == 2  # as the API's documentation writes them, and not %2C
     moments = home.rows("SELECT DISTINCT at FROM gt_pool_snapshots")
     assert moments == [{"at": "2026-09-28T20:46:00.000000Z"}]
 
@@ -123,6 +126,16 @@ def test_further_calls_are_made_with_free_ones_only(house: Open, api: FakeApi) -
     home.advance(120)
     home.run("pools")
     assert multi.told[1:] == [NINETY[30:60], NINETY[60:], NINETY[:30]]
+
+
+def test_the_first_call_is_waited_for(house: Open, api: FakeApi) -> None:
+    multi = Multi(api, NINETY)
+    api.answers["/new_pools"] = (200, {"data": []})
+    home = open_house(house, NINETY, clock=SpeedClock(START, 10))
+    for _ in range(4):  # which leaves no free call for six seconds
+        home.run("new-pools")
+    assert home.run("pools").outcome == Outcome.SUCCEEDED
+    assert multi.told[0] == NINETY[:30]
 
 
 @pytest.mark.parametrize("answer", [refusal(400), (200, b"<html>"), refusal(401), (200, {"data": [None]})])
@@ -218,10 +231,24 @@ def test_a_pool_in_one_answer_twice_is_one_pool(house: Open, api: FakeApi) -> No
 
 def test_a_hex_address_is_known_in_any_case(house: Open, api: FakeApi) -> None:
     """The API answers in lower case, whatever it was asked for."""
-    api.answers["/pools/multi/0xAbC"] = (200, {"data": [element("0xabc")]})
-    home = open_house(house, ["0xAbC"])
+    address = "0x" + "aB" * 20
+    api.answers[f"/api/v2/networks/eth/pools/multi/{address}"] = (200, {"data": [element(address.lower())]})
+    home = open_house(house, [address], settings={"network": "eth"})
+    assert home.run("pools").outcome == Outcome.SUCCEEDED
+    assert gone(home) == {address.lower(): None}
+
+
+def test_a_hex_address_that_comes_back_is_no_longer_gone(house: Open, api: FakeApi) -> None:
+    address = "0x" + "aB" * 20
+    path = f"/api/v2/networks/eth/pools/multi/{address}"
+    api.answers[path] = (200, {"data": []})
+    home = open_house(house, [address], settings={"network": "eth"})
     home.run("pools")
-    assert gone(home) == {"0xabc": None}
+    assert gone(home) == {address: "2026-09-28T20:46:00.000000Z"}
+    api.answers[path] = (200, {"data": [element(address.lower())]})
+    home.advance(DAY)
+    home.run("pools")
+    assert gone(home) == {address: None, address.lower(): None}
 
 
 def test_what_the_trades_found_gone_keeps_its_time_and_what_is_shown_is_not_gone(house: Open, api: FakeApi) -> None:
@@ -304,3 +331,19 @@ def test_doubt_is_told_of_those_who_were_not_doubted_before() -> None:
         turns.observe(["A", "C"], [], whole=True)
     assert turns.observe(["A", "C"], [], whole=True) == ["A", "C"]
     assert turns.observe(["A", "B", "C"], ["A"], whole=False) == []
+
+
+def test_pools_that_are_known_to_be_gone_may_all_be_missing() -> None:
+    turns = PoolTurns(["A", "B"])
+    assert turns.observe(["A"], [], whole=True) == ["A"]
+    assert turns.observe(["B"], [], whole=True) == ["B"]
+    assert turns.observe(["A", "B"], [], whole=True) == ["A", "B"]
+
+
+def test_a_pool_that_came_back_does_not_rest_for_a_mark_of_somebody_elses() -> None:
+    turns = PoolTurns(["A"])
+    turns.asked(["A"], 50)
+    turns.observe(["A"], [], whole=True)
+    assert turns.due(60, marked=["A"]) == []
+    turns.observe(["A"], ["A"], whole=True)
+    assert turns.due(60, marked=["A"]) == ["A"]
