@@ -182,15 +182,15 @@ def test_a_market_that_was_collected_whole_is_complete_to_the_last_digit(house: 
             audit={},
         )
         home.run("watchlist")
-        for _ in range(16):
-            clock.advance(900)
+        for _ in range(11):
+            clock.advance(1200)
             for name in ("trades", "ohlcv", "audit"):
                 assert home.run(name).outcome == Outcome.SUCCEEDED
     assert home.rows("SELECT * FROM geckosched_losses") == []
     rows = home.rows("SELECT * FROM gt_completeness")
     judged = {row["pool"]: sum(row["pool"] == each["pool"] and each["trades"] > 0 for each in rows) for row in rows}
     assert set(judged) == set(pools)
-    assert max(judged.values()) > 3
+    assert max(judged.values()) >= 3
     assert {row["timeframe"] for row in rows} == {"1m"}
     for row in rows:
         assert row["share"] == (pytest.approx(1, rel=1e-9) if row["trades"] else None)

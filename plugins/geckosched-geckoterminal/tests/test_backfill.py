@@ -200,6 +200,9 @@ def test_it_skips_while_the_last_hours_calls_passed_80_percent_of_the_rate(
     spend(home, 300, at - timedelta(minutes=58))
     spend(home, 178, at - timedelta(minutes=5), "top-pools")
     spend(home, 5000, at - timedelta(minutes=5), "of-somebody-else")
+    with closing(sqlite3.connect(home.database)) as store, store:
+        values = "('geckoterminal-of-somebody-else', 'other', 'other', '2026')"
+        store.execute(f"INSERT INTO geckosched_jobs (job_id, collector, plugin, retired_at) VALUES {values}")
     home.advance(60)
     assert home.run("backfill").calls == 1  # which makes 480
     home.advance(30)
@@ -261,14 +264,14 @@ def page_of(page: Page, at: float, *openings: float, **bad: Any) -> CandlePage:
 
 def test_the_least_history_for_its_depth_comes_first() -> None:
     now = 400.0 * DAY
-    plan = plan_of(["A", "B"], now, A_1m=DAY, A_1h=9 * DAY, B_1m=2 * DAY, B_1h=10 * DAY)
+    plan = plan_of(["A", "B"], now, A_1m=DAY, A_1h=9 * DAY, B_1m=1.2 * DAY, B_1h=12 * DAY)
     order = []
     for _ in range(4):
         page = plan.next(now)
         assert page is not None
         order.append((page.pool, page.timeframe))
         plan.defer(page, now)
-    assert order == [("A", "1h"), ("B", "1h"), ("A", "1m"), ("B", "1m")]  # of two with a seventh the longer candles
+    assert order == [("A", "1h"), ("A", "1m"), ("B", "1h"), ("B", "1m")]  # of equal ones the longer candles
     assert plan.next(now) is None
     assert plan.told(now).endswith("of 4 pairs of pool and timeframe 4 to be tried again later")
     assert plan.next(now + 300) is not None
