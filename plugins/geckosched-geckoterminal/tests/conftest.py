@@ -8,6 +8,7 @@ import math
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
 
-from geckosched import Clock, CollectionScheduler, Run, SchedulerConfig
+from geckosched import Clock, CollectionScheduler, Run, RunContext, SchedulerConfig
 from geckosched.testing import FakeClock, SpeedClock
 
 START = datetime(2026, 9, 28, 20, 46, tzinfo=UTC)
@@ -207,3 +208,27 @@ def house(tmp_path: Path, api: FakeApi, clock: FakeClock) -> Callable[..., House
         return House(tmp_path / "test.db", base_url, tables, clock, settings)
 
     return open_house
+
+
+@pytest.fixture
+def commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[House], list[Path]]:
+    """Return a function that copies a house's store after every commit of a run from now on, into the list it returns.
+
+    A copy is what a kill at that moment would leave.
+    """
+
+    def watch(home: House) -> list[Path]:
+        copies: list[Path] = []
+        store = RunContext.store
+
+        def copied(run: RunContext, *arguments: Any, **more: Any) -> None:
+            store(run, *arguments, **more)
+            copies.append(tmp_path / f"commit-{len(copies)}" / "test.db")
+            copies[-1].parent.mkdir()
+            with closing(sqlite3.connect(home.database)) as source, closing(sqlite3.connect(copies[-1])) as copy:
+                source.backup(copy)
+
+        monkeypatch.setattr(RunContext, "store", copied)
+        return copies
+
+    return watch

@@ -60,7 +60,8 @@ def until_skipped(home: House, most: int = 60) -> tuple[int, str]:
     raise AssertionError("the collector finds no end")
 
 
-AT_ITS_END = "the history of 1 pairs of pool and timeframe is at its end"
+OF_ONE = "nothing to page back now; of 1 pairs of pool and timeframe 1"
+AT_ITS_END = f"{OF_ONE} at their end"
 
 
 def test_history_is_paged_back_to_its_depth_and_then_left_alone(
@@ -90,8 +91,7 @@ def test_it_begins_once_a_first_page_is_stored(
     home = house(watchlist=POOL, ohlcv=MINUTES, backfill=BIG)
     assert home.run("backfill").detail == "no pool of solana is watched"
     home.run("watchlist")
-    waiting = f"{AT_ITS_END}, but for 1 without a first candle"
-    assert until_skipped(home) == (0, waiting)
+    assert until_skipped(home) == (0, f"{OF_ONE} without a first candle")
     home.run("ohlcv")
     assert until_skipped(home)[0] == 5
 
@@ -200,6 +200,9 @@ def test_it_skips_while_the_last_hours_calls_passed_80_percent_of_the_rate(
     spend(home, 300, at - timedelta(minutes=58))
     spend(home, 178, at - timedelta(minutes=5), "top-pools")
     spend(home, 5000, at - timedelta(minutes=5), "of-somebody-else")
+    with closing(sqlite3.connect(home.database)) as store, store:
+        values = "('geckoterminal-of-somebody-else', 'other', 'other', '2026')"
+        store.execute(f"INSERT INTO geckosched_jobs (job_id, collector, plugin, retired_at) VALUES {values}")
     home.advance(60)
     assert home.run("backfill").calls == 1  # which makes 480
     home.advance(30)
@@ -261,16 +264,16 @@ def page_of(page: Page, at: float, *openings: float, **bad: Any) -> CandlePage:
 
 def test_the_least_history_for_its_depth_comes_first() -> None:
     now = 400.0 * DAY
-    plan = plan_of(["A", "B"], now, A_1m=DAY, A_1h=9 * DAY, B_1m=2 * DAY, B_1h=10 * DAY)
+    plan = plan_of(["A", "B"], now, A_1m=DAY, A_1h=9 * DAY, B_1m=1.2 * DAY, B_1h=12 * DAY)
     order = []
     for _ in range(4):
         page = plan.next(now)
         assert page is not None
         order.append((page.pool, page.timeframe))
         plan.defer(page, now)
-    assert order == [("A", "1h"), ("B", "1h"), ("A", "1m"), ("B", "1m")]  # of two with a seventh the longer candles
+    assert order == [("A", "1h"), ("A", "1m"), ("B", "1h"), ("B", "1m")]  # of equal ones the longer candles
     assert plan.next(now) is None
-    assert plan.told(now).endswith("is at its end, but for 4 to be tried again later")
+    assert plan.told(now).endswith("of 4 pairs of pool and timeframe 4 to be tried again later")
     assert plan.next(now + 300) is not None
 
 
@@ -326,7 +329,7 @@ def test_a_pool_that_is_gone_is_asked_once_a_day(
     first_page(home)
     del api.answers[MINUTE_PATH]
     calls, why = until_skipped(home)
-    assert (calls, why) == (1, f"{AT_ITS_END}, but for 1 to be tried again later")
+    assert (calls, why) == (1, f"{OF_ONE} to be tried again later")
     (pool,) = home.rows("SELECT gone_at FROM gt_pools WHERE address = 'A'")
     assert pool["gone_at"] == "2026-09-28T20:47:00.000000Z"
     home.advance(DAY - 120)
@@ -374,37 +377,33 @@ def test_a_new_pool_gets_its_history_and_one_that_is_not_watched_is_forgotten(
     assert stored(home, pool="A").keys() <= stored(home, pool="B").keys()
 
 
-def test_a_kill_at_any_call_leaves_nothing_out(
-    house: Open, api: FakeApi, series: Callable[..., Series], clock: FakeClock, tmp_path: Path
+def test_a_kill_at_any_moment_leaves_nothing_out(
+    house: Open,
+    api: FakeApi,
+    series: Callable[..., Series],
+    clock: FakeClock,
+    commits: Callable[[House], list[Path]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The store as it was at each call is what a kill would leave: from each of them the same history comes."""
+    """From the store as it was after each commit the same history comes, and no page of it twice."""
     now = clock.now() // 1_000_000
-    candles = series(60, now - 30 * DAY, gap=3)
-    copies: list[Path] = []
-
-    def answer(query: Mapping[str, str]) -> Answer:
-        folder = tmp_path / f"killed-{len(copies)}"
-        folder.mkdir()
-        copies.append(folder / "test.db")
-        with closing(sqlite3.connect(home.database)) as source, closing(sqlite3.connect(copies[-1])) as copy:
-            source.backup(copy)
-        return candles(query)
-
+    api.answers[MINUTE_PATH] = candles = series(60, now - 30 * DAY, gap=3)
     deep = {"timeframes": ["1m"], "depth": {"1m": "9d"}}
     options: dict[str, Mapping[str, Any]] = {"watchlist": POOL, "ohlcv": MINUTES, "backfill": deep}
     home = house(**options)
-    api.answers[MINUTE_PATH] = candles
     first_page(home)
-    api.answers[MINUTE_PATH] = answer
+    copies = commits(home)
     assert until_skipped(home) == (4, AT_ITS_END)
-    since = clock.now() // 1_000_000 - 9 * DAY
-    whole = truth(candles, since, now)
+    monkeypatch.undo()
+    whole = truth(candles, clock.now() // 1_000_000 - 9 * DAY, now)
     assert stored(home).items() >= whole.items()
-    api.answers[MINUTE_PATH] = candles
-    for place, copy in enumerate(copies):
+    calls = []
+    for copy in copies:
         again = type(home)(copy, api.base_url, options, clock)
-        assert until_skipped(again)[0] == 4 - place
+        calls.append(until_skipped(again)[0])
         assert stored(again).items() >= whole.items()
+    assert sorted(set(calls)) == [0, 1, 2, 3, 4]
+    assert calls == sorted(calls, reverse=True)
 
 
 # Options

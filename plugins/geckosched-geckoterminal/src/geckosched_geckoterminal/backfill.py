@@ -160,13 +160,15 @@ class BackfillPlan:
         return min(wanted, key=lambda page: (not page.gap, self._share(page, now), *_longest_first(page)))
 
     def told(self, now: float) -> str:
-        """Say why there is no call to make."""
-        pairs, wanted = len(self._pools) * len(self._depth), list(self._wanted(now))
-        told = [f"{len(wanted)} to be tried again later"] if wanted else []
-        if unknown := pairs - len(self._pairs):
-            told.append(f"{unknown} without a first candle")
-        rest = f", but for {' and '.join(told)}" if told else ""
-        return f"the history of {pairs} pairs of pool and timeframe is at its end{rest}"
+        """Say why there is no call to make: how many pairs are at their end, and what the others wait for."""
+        pairs, waiting = len(self._pools) * len(self._depth), len({page[:2] for page in self._wanted(now)})
+        counted = {
+            "at their end": len(self._pairs) - waiting,
+            "to be tried again later": waiting,
+            "without a first candle": pairs - len(self._pairs),
+        }
+        told = ", ".join(f"{count} {what}" for what, count in counted.items() if count)
+        return f"nothing to page back now; of {pairs} pairs of pool and timeframe {told}"
 
     def defer(self, page: Page, now: float) -> None:
         """Take in that a call is being made: should it fail, it is tried again after a while."""

@@ -143,6 +143,7 @@ class Left(NamedTuple):
 
     @property
     def stretches(self) -> list[Stretch]:
+        """What has still to be asked for."""
         return [each for each in (self.rest, self.unread) if each is not None]
 
 
