@@ -586,6 +586,8 @@ def test_the_auto_rule_watches_pools_of_a_simulated_market(house: Open) -> None:
         " AND CAST(reserve_in_usd AS REAL) >= 1000 AND address NOT IN (SELECT address FROM gt_watchlist)"
     )
     assert quietest["usd"] >= left[0]["usd"]
+    plan = home.rows("EXPLAIN QUERY PLAN SELECT * FROM gt_pools WHERE network = 'solana' AND pool_created_at > '2026'")
+    assert "pool_created_at>" in plan[0]["detail"]  # a store of a year has millions of pools
 
 
 # Options
