@@ -315,6 +315,7 @@ def test_candles_stand_in_their_columns_at_their_prices() -> None:
         assert min(at) == pytest.approx(1e-5, abs=abs(a_row))
     wick = [low + (place - first) * a_row for place, row in enumerate(rows) if "│" in row]
     assert max(wick) == pytest.approx(2.2e-5, abs=abs(a_row))
+    assert all("│" in row for row in (rows[1], rows[-2]))  # the highest and the lowest price fill the panel
     full, half = (sum(body in row for row in volume) for body in "█▒")
     assert full == len(volume)
     assert half == pytest.approx(full / 2, abs=1)
@@ -383,10 +384,10 @@ def test_a_gap_is_empty_in_the_picture(tmp_path: Path) -> None:
 def test_the_texts_of_a_picture_say_pool_timeframe_and_span(tmp_path: Path) -> None:
     from geckosched_geckoterminal.drawing import picture
 
-    chart = a_chart(steady(24, price=0.00001234), slots=24, name="$HW_A$ 🚀 / SOL")
+    chart = a_chart(steady(24, price=0.00001234), slots=24, name="$_^$ 🚀 / SOL")
     figure = picture(chart)
     title, details = (each.get_text() for each in figure.texts)
-    assert title.startswith("$HW_A$ 🚀 / SOL  1h  0.00001234 USD")
+    assert title.startswith("$_^$ 🚀 / SOL  1h  0.00001234 USD")
     assert "2026-09-28 20:00 to 2026-09-29 20:00 UTC, 24 candles" in details
     assert HWA in details
     price, volume = figure.axes

@@ -569,7 +569,7 @@ def test_a_rule_that_can_not_be_judged_changes_nothing(house: Open) -> None:
 def test_the_auto_rule_watches_pools_of_a_simulated_market(house: Open) -> None:
     """From what the top pools of its exchanges show: the young ones, and no more than allowed."""
     clock = SpeedClock(NOW, 60)
-    market = SyntheticMarket(seed=3, pools=30, born=int((NOW - HOUR).timestamp()))
+    market = SyntheticMarket(seed=3, pools=16, births=0, born=int((NOW - HOUR).timestamp()))
     with Simulator(market, clock) as simulator:
         home = house(base_url=simulator.base_url, clock=clock, watchlist={**AUTO, "auto_max": 4})
         home.run("top-pools")
@@ -586,6 +586,8 @@ def test_the_auto_rule_watches_pools_of_a_simulated_market(house: Open) -> None:
         " AND CAST(reserve_in_usd AS REAL) >= 1000 AND address NOT IN (SELECT address FROM gt_watchlist)"
     )
     assert quietest["usd"] >= left[0]["usd"]
+    plan = home.rows("EXPLAIN QUERY PLAN SELECT * FROM gt_pools WHERE network = 'solana' AND pool_created_at > '2026'")
+    assert "pool_created_at>" in plan[0]["detail"]  # a store of a year has millions of pools
 
 
 # Options
