@@ -33,6 +33,7 @@ from geckosched_geckoterminal.drawing import (
     PALE_RED,
     RED,
     amount_text,
+    picture,
     price_labels,
     price_text,
     price_ticks,
@@ -339,6 +340,8 @@ def test_a_price_that_never_moved_or_is_extreme_is_drawn(tmp_path: Path, candle:
     drawn = text_chart(chart, colour=False, width=80, height=24)
     assert len(drawn.splitlines()) == 23
     assert "█" in drawn
+    (body,) = picture(chart).axes[0].patches
+    assert body.get_height() > 0
     save_png(chart, tmp_path / "x.png")
     assert ink(tmp_path / "x.png", GREEN) > 0
 
@@ -382,8 +385,6 @@ def test_a_gap_is_empty_in_the_picture(tmp_path: Path) -> None:
 
 
 def test_the_texts_of_a_picture_say_pool_timeframe_and_span(tmp_path: Path) -> None:
-    from geckosched_geckoterminal.drawing import picture
-
     chart = a_chart(steady(24, price=0.00001234), slots=24, name="$_^$ 🚀 / SOL")
     figure = picture(chart)
     title, details = (each.get_text() for each in figure.texts)

@@ -568,8 +568,8 @@ def test_a_rule_that_can_not_be_judged_changes_nothing(house: Open) -> None:
 
 def test_the_auto_rule_watches_pools_of_a_simulated_market(house: Open) -> None:
     """From what the top pools of its exchanges show: the young ones, and no more than allowed."""
-    clock = SpeedClock(NOW, 60)
-    market = SyntheticMarket(seed=3, pools=16, births=0, born=int((NOW - HOUR).timestamp()))
+    clock = SpeedClock(NOW, 10)
+    market = SyntheticMarket(seed=3, pools=20, births=60, born=int((NOW - HOUR).timestamp()))
     with Simulator(market, clock) as simulator:
         home = house(base_url=simulator.base_url, clock=clock, watchlist={**AUTO, "auto_max": 4})
         home.run("top-pools")
