@@ -354,7 +354,7 @@ def _judge_pool(
 def _last_polls(store: sqlite3.Connection, requests: Sequence[Request]) -> dict[str, int]:
     """Return the moment, in epoch seconds, of the last answer of each pool that was stored."""
     (text,) = store.execute("SELECT state FROM geckosched_jobs WHERE job_id = 'geckoterminal-trades'").fetchone()
-    observed = {pool: known["polled_at"] or 0 for pool, known in json.loads(text)["rotation"]["pools"].items()}
+    observed = {pool: known.get("polled_at", 0) for pool, known in json.loads(text)["rotation"]["pools"].items()}
     made: dict[str, int] = {}
     moments: dict[str, int] = {}
     for request in requests:
