@@ -130,6 +130,7 @@ class House:
         base_url: str,
         collectors: Mapping[str, Mapping[str, Any]],
         clock: Clock,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         plugin = database.parent / "geckoterminal.py"
         plugin.write_text(PLUGIN)
@@ -139,7 +140,7 @@ class House:
         self.scheduler.load_plugins(
             only=[],
             load=[plugin],
-            settings={"geckoterminal": {"base_url": base_url}},
+            settings={"geckoterminal": {"base_url": base_url, **(settings or {})}},
             collectors={f"geckoterminal-{name}": table for name, table in collectors.items()},
         )
 
@@ -193,12 +194,18 @@ def series(clock: FakeClock) -> Callable[..., Series]:
 def house(tmp_path: Path, api: FakeApi, clock: FakeClock) -> Callable[..., House]:
     """Return a function that opens a house over the API; its keywords are the collectors' options.
 
-    `base_url` and `clock` may name others than the fixtures'.
+    `base_url` and `clock` may name others than the fixtures'; `settings` are further ones of the plugin.
     """
 
-    def open_house(*, base_url: str = api.base_url, clock: Clock = clock, **collectors: Mapping[str, Any]) -> House:
+    def open_house(
+        *,
+        base_url: str = api.base_url,
+        clock: Clock = clock,
+        settings: Mapping[str, Any] | None = None,
+        **collectors: Mapping[str, Any],
+    ) -> House:
         tables = {name.replace("_", "-"): table for name, table in collectors.items()}
-        return House(tmp_path / "test.db", base_url, tables, clock)
+        return House(tmp_path / "test.db", base_url, tables, clock, settings)
 
     return open_house
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tomllib
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,9 @@ import pytest
 import typer
 from geckosched_geckoterminal import register_commands
 from geckosched_geckoterminal.client import Settings
-from geckosched_geckoterminal.pools import TopPoolsOptions
 from geckosched_geckoterminal.rotation import TradeRotation
+from geckosched_geckoterminal.top_pools import TopPoolsOptions
 from geckosched_geckoterminal.trades import LONGEST_RUN, TradesOptions, next_pool
-from geckosched_geckoterminal.watchlist import Source, WatchlistOptions, changes
 from typer.testing import CliRunner
 
 from geckosched import ConfigError, Outcome
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 
 DAY = 86_400
 
+NOW = START = datetime(2026, 9, 28, 20, 46, tzinfo=UTC)
+
 
 def not_found() -> Answer:
     return 404, {"errors": [{"status": "404", "title": "Not Found"}], "meta": {"ref_id": "x"}}
@@ -43,81 +44,7 @@ def refusal(status: int, title: str) -> Answer:
     return status, {"errors": [{"status": str(status), "title": title}]}
 
 
-# Watchlist
-
-
-def test_the_option_pools_fills_the_watchlist_with_bare_addresses(house: Open) -> None:
-    home = house(watchlist={"pools": ["solana_7bqJ", "Cnd9", " Cnd9 "]})
-    run = home.run("watchlist")
-    assert (run.outcome, run.rows) == (Outcome.SUCCEEDED, 2)
-    rows = home.rows("SELECT * FROM gt_watchlist ORDER BY address")
-    assert [(row["network"], row["address"], row["source"]) for row in rows] == [
-        ("solana", "7bqJ", "pools"),
-        ("solana", "Cnd9", "pools"),
-    ]
-    assert rows[0]["added_at"] == "2026-09-28T20:46:00.000000Z"
-    assert (rows[0]["removed_at"], rows[0]["note"], rows[0]["run_id"]) == (None, None, run.id)
-
-
-def test_a_watchlist_that_did_not_change_writes_nothing(house: Open) -> None:
-    home = house(watchlist={"pools": ["A"]})
-    home.run("watchlist")
-    home.advance(60)
-    assert home.run("watchlist").rows == 0
-
-
-@pytest.mark.parametrize("entry", ["", "  ", "a/b", "a,b", "a b", "solana_", 17, None])
-def test_a_bad_entry_is_a_problem_with_its_place_and_the_others_are_watched(house: Open, entry: object) -> None:
-    """A row with the wrong id form was once dropped in silence for 38 runs."""
-    home = house(watchlist={"pools": ["A", entry]})
-    run = home.run("watchlist")
-    assert run.outcome == Outcome.PARTIAL
-    assert run.detail is not None
-    assert "pools 2" in run.detail
-    assert [row["address"] for row in home.rows("SELECT address FROM gt_watchlist")] == ["A"]
-
-
-NOW = START = datetime(2026, 9, 28, 20, 46, tzinfo=UTC)
-
-
-def changed(known: Sequence[Mapping[str, Any]], **sources: Mapping[str, str | None]) -> list[dict[str, Any]]:
-    listed = [Source(name, pools) for name, pools in sources.items()]
-    return changes(listed, known, network="solana", now=NOW)
-
-
-def row(address: str, source: str = "pools", **changes: Any) -> dict[str, Any]:
-    known = {"network": "solana", "address": address, "source": source, "note": None}
-    return known | {"added_at": "then", "removed_at": None} | changes
-
-
-def test_a_pool_no_longer_listed_is_removed_and_its_row_stays() -> None:
-    assert changed([row("A"), row("B")], pools={"B": None}) == [
-        {"network": "solana", "address": "A", "removed_at": NOW}
-    ]
-
-
-def test_a_removed_pool_is_left_alone_until_it_is_listed_again() -> None:
-    removed = row("A", removed_at="then")
-    assert changed([removed], pools={}) == []
-    assert changed([removed], pools={"A": None}) == [row("A", added_at=NOW)]
-
-
-def test_a_pool_is_let_go_only_by_the_source_that_named_it() -> None:
-    """A source that could not be read is not in the list, and lets go of nothing."""
-    assert changed([row("A", "csv")], pools={}) == []
-    assert changed([row("A", "csv")], pools={}, csv={}) == [{"network": "solana", "address": "A", "removed_at": NOW}]
-
-
-def test_the_first_source_that_names_a_pool_has_it() -> None:
-    (first,) = changed([], pools={"A": "mine"}, csv={"A": "theirs"})
-    assert (first["source"], first["note"]) == ("pools", "mine")
-    (taken,) = changed([row("A", "pools")], pools={}, csv={"A": "theirs"})
-    assert taken == {
-        "network": "solana",
-        "address": "A",
-        "source": "csv",
-        "note": "theirs",
-    }
+# All that look after watched pools
 
 
 @pytest.mark.parametrize("collector", ["trades", "ohlcv"])
@@ -305,16 +232,30 @@ def test_one_pools_error_is_its_problem_and_it_is_asked_again_later(
     assert api.asked("/pools/A/trades") == 2
 
 
-def test_a_failure_of_the_only_pool_is_remembered(house: Open, api: FakeApi) -> None:
+def test_a_pool_that_fails_is_asked_again_in_the_next_run_and_then_ever_later(house: Open, api: FakeApi) -> None:
     """The last pool's failure has no later yield that would save when to ask it again."""
     api.answers["/pools/A/trades"] = (200, b"<html>no JSON</html>")
     home = house(watchlist={"pools": ["A"]})
     home.run("watchlist")
     assert home.run("trades").outcome == Outcome.FAILED
-    home.advance(60)
-    assert home.run("trades").calls == 0
-    home.advance(60)
-    assert home.run("trades").calls == 1
+    calls = []
+    for _ in range(12):
+        home.advance(60)
+        calls.append(home.run("trades").calls)
+    assert calls == [1, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1]
+
+
+def test_a_pool_that_has_recovered_is_no_failing_one(house: Open, api: FakeApi, clock: FakeClock) -> None:
+    garbage = (200, b"<html>no JSON</html>")
+    home = house(watchlist={"pools": ["A"]}, trades={"max_wait": "1m"})
+    home.run("watchlist")
+    for _ in range(2):
+        api.answers["/pools/A/trades"] = garbage
+        home.run("trades")
+        home.advance(60)
+        api.answers["/pools/A/trades"] = (200, {"data": [trade(1, clock.now() / 1e6)]})
+        assert home.run("trades").calls == 1
+        home.advance(60)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b'"text"', b"{}", b'{"data": null}', b'{"data": [1, 2]}'])
@@ -599,6 +540,16 @@ def test_the_plans_limit_keeps_the_pages_that_came(house: Open, api: FakeApi) ->
     assert home.rows("SELECT count(*) AS n FROM gt_pools") == [{"n": 20}]
 
 
+def test_a_page_past_the_end_may_be_a_404_and_the_exchange_is_not_gone(house: Open, api: FakeApi) -> None:
+    full = [pool_element(f"P{place}") for place in range(20)]
+    api.answers["/dexes/pumpswap/pools"] = lambda query: (200, {"data": full}) if query["page"] == "1" else not_found()
+    api.answers["/dexes/raydium/pools"] = (200, {"data": []})
+    home = house(top_pools={"pages": 3})
+    run = home.run("top-pools")
+    assert (run.outcome, run.calls, run.rows) == (Outcome.SUCCEEDED, 3, 40)
+    assert home.state("top-pools") == {}
+
+
 def test_an_exchange_that_is_gone_is_marked_and_asked_once_a_day(house: Open, api: FakeApi) -> None:
     api.answers["/dexes/pumpswap/pools"] = (200, {"data": [pool_element("A")]})
     home = house()
@@ -640,7 +591,6 @@ def test_one_exchanges_error_leaves_the_other_alone(house: Open, api: FakeApi) -
         lambda: TradesOptions(min_volume_usd="a"),  # type: ignore[arg-type]
         lambda: TopPoolsOptions(pages=0),
         lambda: TopPoolsOptions(pages=11),
-        lambda: WatchlistOptions(pools="A"),  # type: ignore[arg-type]
         lambda: Settings.read({"netwrok": "solana"}),
         lambda: Settings.read({"network": ""}),
         lambda: Settings.read({"dexes": "pumpswap"}),

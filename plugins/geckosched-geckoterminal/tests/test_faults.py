@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
+from geckosched_geckoterminal.answers import Api, Call
 from geckosched_geckoterminal.client import LONGEST_WAY, _made_at
 from geckosched_geckoterminal.faults import BURST, ERRORS, Fault, Faults
 from geckosched_geckoterminal.market import NETWORKS, SOLANA_DEXES, Pool, Trade
@@ -58,6 +61,40 @@ def test_the_same_seed_meets_the_same_faults() -> None:
     assert met(4) == met(4) != met(5)
     assert Fault.DUPLICATES not in met(4)  # there is nothing in it that could come twice
     assert {Faults(0.0, 4).meets(number, "/trades") for number in range(300)} == {None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--faults", "0.1", "--fault-kinds", "nulls,banana"],
+            "'banana' found, allowed are latency, 5xx, reset, truncated, nulls, duplicates, 429",
+        ),
+        (["--fault-kinds", "5xx"], "--fault-kinds: there are no faults without --faults RATE"),
+    ],
+)
+def test_kinds_that_make_no_sense_are_refused_in_a_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_command_fails_only_in_the_ways_that_were_asked_for() -> None:
+    options = ["--faults", "1", "--fault-kinds", "5xx,429", "--rate", "0", "--pools", "1", "--births", "0"]
+    command = [sys.executable, "-m", "geckosched_geckoterminal.simulator", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[0]
+        met = [requests.get(f"{url}/networks", timeout=10).status_code for _ in range(40)]
+        assert set(met) <= {429, *ERRORS}
+        assert 429 in met
+        assert len(set(met)) > 2
+    finally:
+        process.terminate()
+        process.communicate()
 
 
 @pytest.mark.parametrize("rate", ["-0.1", "1.5", "nan"])
@@ -158,6 +195,34 @@ def test_values_are_missing_null_or_nan() -> None:
         candles = got(simulator, path_of(simulator, "ohlcv/minute")).json()["data"]["attributes"]["ohlcv_list"]
         assert any(value is None or value != value for candle in candles for value in candle)
         assert marks(simulator) == {(200, Fault.NULLS)}
+
+
+def test_figures_of_pools_are_missing_null_or_nan_in_windows_too() -> None:
+    """What makes a row known stays: addresses, names, relationships, counts."""
+    with failing(Fault.NULLS) as simulator:
+        found: dict[str, set[Any]] = {}
+        for path in ("/solana/pools", "/solana/new_pools", "/solana/trending_pools"):
+            right = Api(simulator.market).answer(Call(f"/networks{path}", {}, BORN, "", "")).body["data"]
+            for spoilt, true in zip(got(simulator, path).json()["data"], right, strict=True):
+                a, b = spoilt["attributes"], true["attributes"]
+                assert spoilt["relationships"] == true["relationships"]
+                assert [a[name] for name in ("address", "name", "transactions")] == [
+                    b[name] for name in ("address", "name", "transactions")
+                ]
+                for name in b["volume_usd"]:
+                    found.setdefault("windows", set()).add(kind_of(a["volume_usd"], b["volume_usd"], name))
+                found.setdefault("prices", set()).add(kind_of(a, b, "base_token_price_usd"))
+                found.setdefault("reserves", set()).add(kind_of(a, b, "reserve_in_usd"))
+        every = {"missing", "null", "NaN", "right"}
+        assert found == {"windows": every, "prices": every, "reserves": every}
+
+
+def kind_of(ours: dict[str, Any], true: dict[str, Any], name: str) -> str:
+    if name not in ours:
+        return "missing"
+    if ours[name] is None:
+        return "null" if true[name] is not None else "right"
+    return "right" if ours[name] == true[name] else str(ours[name])
 
 
 def test_a_candle_that_comes_twice_comes_right_at_last() -> None:
@@ -311,6 +376,8 @@ def test_a_fault_is_a_problem_or_a_limit_and_stores_nothing_wrong(
 
 # All together
 
+OTHERS = ("top_pools", "catalog", "new_pools", "pools", "backfill", "tokens", "audit", "trending")
+
 
 def test_all_collectors_through_a_storm_of_faults(house: Open) -> None:
     """Three of ten requests fail, of every kind; what is stored in the end is the market's, and nothing is doubled."""
@@ -325,8 +392,7 @@ def test_all_collectors_through_a_storm_of_faults(house: Open) -> None:
             watchlist=PATIENT | {"pools": [pool.address for pool in market.founders]},
             ohlcv=PATIENT | {"refresh": "2m"},
             trades=PATIENT | {"max_wait": "5m"},
-            top_pools=PATIENT,
-            catalog=PATIENT,
+            **dict.fromkeys(OTHERS, PATIENT),
         )
         names = [name.removeprefix("geckoterminal-") for name in home.scheduler.registry.collectors]
         assert set(COLLECTORS) < set(names)

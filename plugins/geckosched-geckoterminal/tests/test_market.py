@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from geckosched_geckoterminal.answers import Api, Call
 from geckosched_geckoterminal.chance import base58, unbase58
-from geckosched_geckoterminal.market import Candle, Pool, Trade
+from geckosched_geckoterminal.market import WINDOWS, Candle, Pool, Trade
 from geckosched_geckoterminal.population import HOUR, LONGEST_LIFE, NEWBORNS_LISTED
 from geckosched_geckoterminal.synthetic import SyntheticMarket
 from hypothesis import example, given, settings
@@ -157,11 +157,44 @@ def test_the_rates_are_spread_like_the_real_ones_and_some_pools_are_quiet() -> N
 @given(pools(), moments)
 def test_what_lists_are_sorted_by_is_what_they_show(found: tuple[SyntheticMarket, Pool], now: int) -> None:
     made, pool = found
-    day = made.figures(pool, now).windows["h24"]
-    activity = made.activity(pool, now)
-    assert activity.trades == day.buys + day.sells
-    assert activity.volume == pytest.approx(day.buy_volume + day.sell_volume)
-    assert activity.trades == len(newer(made.trades(pool, now), now - DAY))
+    for name, window in made.figures(pool, now).windows.items():
+        activity = made.activity(pool, now, WINDOWS[name])
+        assert activity == (window.buys + window.sells, window.volume)
+        assert activity.trades == len(newer(made.trades(pool, now), now - WINDOWS[name]))
+        assert activity.trades <= made.at_most(pool)
+
+
+@slow
+@given(pools(), moments)
+def test_windows_are_the_visible_trades_added_up_to_the_last_digit(
+    found: tuple[SyntheticMarket, Pool], now: int
+) -> None:
+    """Counts, traders, volumes and the price: trades of the last minute that can't be seen yet count for nothing."""
+    made, pool = found
+    figures = made.figures(pool, now)
+    for name, window in figures.windows.items():
+        inside = newer(made.trades(pool, now), now - WINDOWS[name])
+        for kind in ("buy", "sell"):
+            those = [trade for trade in inside if trade.kind == kind]
+            assert getattr(window, f"{kind}s") == len(those)
+            assert getattr(window, f"{kind}ers") == len({trade.tx_from for trade in those})
+            volume = float(sum(Decimal(trade.volume_usd) for trade in those))
+            assert getattr(window, f"{kind}_volume") == volume
+    latest = next(made.trades(pool, now), None)
+    if latest:
+        price = latest.price_to_usd if latest.kind == "buy" else latest.price_from_usd
+        assert float(figures.base_usd or 0) == float(price)
+    assert made.reserve(pool, now) == figures.reserve_usd
+
+
+def test_few_newborns_come_near_the_most_that_they_could_trade() -> None:
+    """So that lists of the busiest need not count those that are far from it."""
+    made = market(1)
+    newborns = [pool for pool in made.pools("solana", START).values() if pool not in made.founders][:300]
+    shares = sorted(made.activity(pool, START).trades / made.at_most(pool) for pool in newborns)
+    assert shares[len(shares) // 2] > 0.2
+    assert shares[-1] < 0.95
+    assert {made.at_most(pool) for pool in made.founders} == {float("inf")}
 
 
 # Births
@@ -297,6 +330,10 @@ def told(seed: int, order: int) -> dict[str, str]:
     asked = []
     for now in (START + 3600, START, START + 100, START - DAY):
         asked += [(now, "new_pools", {}), (now, "pools", {"include": "base_token,quote_token,dex"})]
+        asked += [(now, "trending_pools", {"include": "base_token,dex", "duration": "1h"})]
+        asked += [(now, f"tokens/multi/{quiet[0].quote.address}", {"include": "top_pools"})]
+        young = list(made.pools("solana", now).values())[-1]
+        asked += [(now, f"tokens/{young.base.address}/info", {}), (now, f"pools/{young.address}/info", {})]
         for pool in quiet:
             if (pool.created_at or 0) <= now:
                 asked.append((now, f"pools/{pool.address}/trades", {}))

@@ -939,6 +939,40 @@ def test_recorded_pools_appear_when_created_with_their_snapshot(replay: Client) 
     agree(kinds(known["attributes"]), LIST_POOL)
 
 
+def test_a_replay_knows_its_tokens_as_far_as_its_files_go(replay: Client) -> None:
+    """Supply, holders' counts and births are in no file: what follows from them is null or made up."""
+    replay.hands.seconds = T0 + 59
+    assert replay.error(f"/networks/solana/tokens/{TOKEN}", 404) == "Not Found"
+    assert replay.json("/networks/solana/trending_pools?duration=5m")["data"][0]["id"] == f"solana_{POOL}"
+    replay.hands.seconds = T0 + 60
+    token = replay.json(f"/networks/solana/tokens/{TOKEN}?include=top_pools")
+    a = token["data"]["attributes"]
+    assert (a["symbol"], a["price_usd"], a["fdv_usd"]) == ("NEW", "0.0000000304", "7162.7809")
+    assert (a["total_supply"], a["total_reserve_in_usd"]) == (None, "2834.7583")
+    assert float(a["volume_usd"]["h24"]) == pytest.approx(654.1385)
+    assert [row["id"] for row in token["included"]] == [f"solana_{OTHER}"]
+    [row] = replay.json("/search/pools?query=new&network=solana")["data"]
+    assert row["id"] == f"solana_{OTHER}"
+    assert replay.json(f"/search/pools?query=base{POOL}")["data"][0]["id"] == f"solana_{POOL}"
+    assert len(replay.json(f"/networks/solana/pools/{OTHER}/info")["data"]) == 2
+    assert replay.json(f"/networks/solana/tokens/{TOKEN}/info")["data"]["attributes"]["symbol"] == "NEW"
+    prices = replay.json(f"/simple/networks/solana/token_price/{TOKEN},quote{POOL}?include_24hr_vol=true")["data"]
+    assert prices["attributes"]["token_prices"] == {TOKEN: "0.0000000304", f"quote{POOL}": "200.0"}
+    assert prices["attributes"]["h24_volume_usd"][f"quote{POOL}"] == "650.0"
+    rows = replay.json(f"/networks/solana/tokens/{TOKEN}/pools")["data"]
+    assert [row["attributes"]["token_price_usd"] for row in rows] == ["0.0000000304"]
+    assert {row["id"] for row in replay.json("/networks/new_pools")["data"]} == {f"solana_{OTHER}"}
+    assert replay.json("/tokens/info_recently_updated")["data"] == []
+    replay.hands.seconds = T0 + 3 * 3600
+    assert [row["id"] for row in replay.json("/tokens/info_recently_updated")["data"]] == [f"solana_{TOKEN}"]
+    trending = {
+        span: [row["id"] for row in replay.json(f"/networks/solana/trending_pools?duration={span}")["data"]]
+        for span in ("5m", "24h")
+    }
+    assert f"solana_{POOL}" not in trending["5m"]
+    assert f"solana_{POOL}" in trending["24h"]
+
+
 def test_a_replay_needs_something_to_play(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no such folder"):
         ReplayMarket(tmp_path / "nowhere")

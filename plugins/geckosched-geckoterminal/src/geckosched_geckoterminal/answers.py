@@ -8,34 +8,31 @@ than kind: a malformed `before_timestamp`, `currency` or `token` is 400.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal
+from functools import partial
 from itertools import islice, takewhile
-from typing import Any, TypeVar
 
-from .market import (
-    WINDOWS,
-    Activity,
-    Candle,
-    Currency,
-    Figures,
-    Market,
-    Pool,
-    Side,
-    Token,
-    Trade,
-    Window,
-    plain,
-    quotient,
+from .call import (
+    CATALOG_ROWS,
+    Answer,
+    ApiError,
+    Call,
+    Json,
+    addresses_of,
+    canonical,
+    check_page,
+    highest,
+    not_found,
+    paged,
 )
+from .market import Candle, Currency, Market, Pool, Side
+from .objects import Extras, candles_body, network_row, pool_row, resource, trade_row, with_included
+from .token_answers import TokenAnswers
 
-PAGE_ROWS, MAX_PAGE = 20, 10
-"""Rows in a page of pools, and the last page of the public plan."""
-CATALOG_ROWS = 100
-MAX_ADDRESSES = 30
+__all__ = ["Answer", "Api", "ApiError", "Call"]
+
 MAX_TRADES, TRADES_SPAN = 300, 86400
 MAX_CANDLES, CANDLES_SPAN, CANDLES_REACH = 1000, 184 * 86400, 180 * 86400
 """Candles of one answer, seconds that it may span, and how far back the public plan reaches."""
@@ -45,48 +42,11 @@ STEPS: Mapping[str, tuple[int, tuple[int, ...]]] = {
     "minute": (60, (1, 5, 15)),
 }
 """Seconds of a timeframe, and the aggregates of it that are allowed."""
+DURATIONS: Mapping[str, int] = {"5m": 300, "1h": 3600, "6h": 6 * 3600, "24h": 86400}
+"""What lists of trending pools may be asked for, in seconds."""
 
-Json = dict[str, Any]
-Row = TypeVar("Row")
-Query = Mapping[str, str]
-
-
-class ApiError(Exception):
-    """An answer that is no success: its status and the title of its body."""
-
-    def __init__(self, status: int, title: str) -> None:
-        super().__init__(f"{status} {title}")
-        self.status = status
-        self.title = title
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A success: the body, and for how many seconds the CDN may keep it."""
-
-    body: Json
-    fresh_for: int = 60
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A request as an endpoint sees it; `now` in epoch seconds, `root` for absolute links."""
-
-    path: str
-    query: Query
-    now: int
-    request_id: str
-    root: str
-
-    def flag(self, name: str) -> bool:
-        return self.query.get(name, "").lower() == "true"
-
-    def page(self) -> int:
-        text = self.query.get("page", "1")
-        return max(1, int(text)) if text.isdecimal() else 1
-
-    def include(self) -> set[str]:
-        return set(self.query.get("include", "").split(","))
+_UNKNOWN_AGE = 365 * 86400
+"""The age in seconds that a pool of unknown birth is taken to have."""
 
 
 class Api:
@@ -94,21 +54,35 @@ class Api:
 
     def __init__(self, market: Market) -> None:
         self.market = market
-        pools = r"/networks/(?P<network>[^/]+)/pools"
+        tokens = TokenAnswers(market)
+        within = r"/networks/(?P<network>[^/]+)"
+        pool, token = within + r"/pools/(?P<address>[^/]+)", within + r"/tokens/(?P<address>[^/]+)"
+        several = r"/multi/(?P<addresses>[^/]+)"
         self._routes: list[tuple[re.Pattern[str], Callable[..., Answer]]] = [
             (re.compile(pattern), endpoint)
             for pattern, endpoint in (
                 (r"/networks", self._networks),
-                (r"/networks/(?P<network>[^/]+)/dexes", self._dexes),
-                (r"/networks/(?P<network>[^/]+)/new_pools", self._new_pools),
-                (r"/networks/(?P<network>[^/]+)/dexes/(?P<dex>[^/]+)/pools", self._top_pools),
-                (pools, self._top_pools),
-                (pools + r"/multi/(?P<addresses>[^/]+)", self._pools),
-                (pools + r"/(?P<address>[^/]+)", self._one_pool),
-                (pools + r"/(?P<address>[^/]+)/trades", self._trades),
-                (pools + r"/(?P<address>[^/]+)/ohlcv/(?P<timeframe>[^/]+)", self._candles),
-                (r"/pools/megafilter|/pools/trending_search", self._paid),
-                (r"/networks/[^/]+/tokens/[^/]+/top_holders", self._paid),
+                (r"/networks/new_pools", self._new_pools),
+                (r"/networks/trending_pools", self._trending),
+                (within + r"/dexes", self._dexes),
+                (within + r"/new_pools", self._new_pools),
+                (within + r"/trending_pools", self._trending),
+                (within + r"/dexes/(?P<dex>[^/]+)/pools", self._top_pools),
+                (within + r"/pools", self._top_pools),
+                (within + r"/pools" + several, self._pools),
+                (pool, self._one_pool),
+                (pool + r"/info", partial(self._pool_info, tokens)),
+                (pool + r"/trades", self._trades),
+                (pool + r"/ohlcv/(?P<timeframe>[^/]+)", self._candles),
+                (within + r"/tokens" + several, tokens.several),
+                (token, tokens.one),
+                (token + r"/pools", tokens.pools),
+                (token + r"/info", tokens.info),
+                (r"/tokens/info_recently_updated", tokens.recently_updated),
+                (r"/simple" + within + r"/token_price/(?P<addresses>[^/]+)", tokens.prices),
+                (r"/search/pools", self._search),
+                (r"/pools/megafilter|/pools/trending_search|/categories", self._paid),
+                (r"/networks/[^/]+/tokens/[^/]+/(top_holders|holders_chart|trades|ohlcv/[^/]+)", self._paid),
             )
         ]
 
@@ -116,92 +90,83 @@ class Api:
         """Answer a call, or raise `ApiError`."""
         for pattern, endpoint in self._routes:
             if match := pattern.fullmatch(call.path):
+                if "network" in pattern.groupindex:
+                    self._check_network(match["network"])
                 return endpoint(call, **match.groupdict())
         raise not_found()
 
     # -- catalog
 
     def _networks(self, call: Call) -> Answer:
-        rows = [
-            _resource("network", n.id, name=n.name, coingecko_asset_platform_id=n.platform)
-            for n in self.market.networks
-        ]
-        return Answer(_catalog(call, rows))
+        return Answer(_catalog(call, [network_row(network) for network in self.market.networks]))
 
     def _dexes(self, call: Call, network: str) -> Answer:
-        self._check_network(network)
-        rows = [_resource("dex", dex.id, name=dex.name) for dex in self.market.dexes(network)]
-        return Answer(_catalog(call, rows))
+        return Answer(_catalog(call, [resource("dex", dex.id, name=dex.name) for dex in self.market.dexes(network)]))
 
-    # -- pools
+    # -- lists of pools
 
     def _top_pools(self, call: Call, network: str, dex: str | None = None) -> Answer:
-        self._check_network(network)
         if dex is not None and dex not in {known.id for known in self.market.dexes(network)}:
             raise not_found()
-        ranks: dict[str, Callable[[Activity], float]] = {
-            "h24_tx_count_desc": lambda day: day.trades,
-            "h24_volume_usd_desc": lambda day: day.volume,
-        }
-        rank = ranks.get(call.query.get("sort", "h24_tx_count_desc"))
-        if rank is None:
-            allowed = "h24_volume_usd_desc, h24_tx_count_desc"
-            raise ApiError(400, f"Invalid sort option. Allowed values: {allowed}")
-        _check_page(call)
-        found = [
-            (-rank(self.market.activity(pool, call.now)), pool.address, pool)
-            for pool in self.market.pools(network, call.now).values()
-            if dex is None or pool.dex == dex
-        ]
-        found.sort(key=lambda each: each[:2])
-        return self._listed(call, [pool for _, _, pool in _paged(call, found, PAGE_ROWS)])
-
-    def _new_pools(self, call: Call, network: str) -> Answer:
-        self._check_network(network)
-        _check_page(call)
-        known = self.market.pools(network, call.now).values()
-        born = sorted(
-            (pool for pool in known if pool.created_at is not None),
-            key=lambda pool: (-(pool.created_at or 0), pool.address),
+        allowed = ("h24_volume_usd_desc", "h24_tx_count_desc")
+        by_count = call.choice("sort", "h24_tx_count_desc", allowed, "sort option") == "h24_tx_count_desc"
+        check_page(call)
+        page = highest(
+            call,
+            [pool for pool in self.market.pools(network, call.now).values() if dex is None or pool.dex == dex],
+            lambda pool: self.market.activity(pool, call.now)[0 if by_count else 1],
+            self.market.at_most if by_count else None,
         )
-        return self._listed(call, _paged(call, born, PAGE_ROWS))
+        return self._listed(call, page)
+
+    def _new_pools(self, call: Call, network: str | None = None) -> Answer:
+        check_page(call)
+        born = [pool for pool in self._known(call, network) if pool.created_at is not None]
+        page = highest(call, born, lambda pool: pool.created_at or 0)
+        return self._listed(call, page, over_networks=network is None)
+
+    def _trending(self, call: Call, network: str | None = None) -> Answer:
+        """The order of trending pools is the API's secret; here the busy come first, and of them the young."""
+        span = DURATIONS[call.choice("duration", "24h", DURATIONS, "duration")]
+        check_page(call)
+
+        def damped(trades: float, pool: Pool) -> float:
+            age = call.now - pool.created_at if pool.created_at is not None else _UNKNOWN_AGE
+            return trades / math.sqrt(1 + age / 3600)
+
+        page = highest(
+            call,
+            self._known(call, network),
+            lambda pool: damped(self.market.heat(pool, call.now, span), pool),
+            lambda pool: damped(self.market.at_most(pool), pool),
+        )
+        hot = [pool for pool in page if self.market.heat(pool, call.now, span)]
+        return self._listed(call, hot, over_networks=network is None)
+
+    def _search(self, call: Call) -> Answer:
+        """Addresses match whole and in their own case, names and symbols in part and in any case."""
+        network, text = call.query.get("network"), call.query.get("query", "").strip()
+        if network is not None:
+            self._check_network(network)
+        check_page(call)
+        found = _matches(self._searchable(call, network, text), text)
+        busy = {pool.address: self.market.activity(pool, call.now).trades for pool in found}
+        found.sort(key=lambda pool: (_relevance(pool, text), -busy[pool.address], pool.address))
+        return self._listed(call, paged(call, found))
+
+    # -- pools by address
 
     def _pools(self, call: Call, network: str, addresses: str) -> Answer:
-        asked = list(dict.fromkeys(_canonical(each) for each in addresses.split(",") if each))
-        if len(asked) > MAX_ADDRESSES:
-            raise ApiError(400, f"maximum {MAX_ADDRESSES} addresses allowed")
-        self._check_network(network)
-        known = [self.market.pool(network, address, call.now) for address in asked]
+        known = [self.market.pool(network, address, call.now) for address in addresses_of(addresses)]
         pools = [pool for pool in known if pool is not None]
-        found = [(pool, self.market.figures(pool, call.now)) for pool in pools]
-        return Answer(self._with_included(call, [_pool_row(call, *each) for each in found], pools))
+        return Answer(with_included(call, self.market, [self._single(call, pool) for pool in pools], pools))
 
     def _one_pool(self, call: Call, network: str, address: str) -> Answer:
         pool = self._pool(call, network, address)
-        row = _pool_row(call, pool, self.market.figures(pool, call.now))
-        return Answer(self._with_included(call, row, [pool]))
+        return Answer(with_included(call, self.market, self._single(call, pool), [pool]))
 
-    def _listed(self, call: Call, pools: Sequence[Pool]) -> Answer:
-        rows = [_list_row(pool, self.market.figures(pool, call.now)) for pool in pools]
-        return Answer(self._with_included(call, rows, pools))
-
-    def _with_included(self, call: Call, data: Json | list[Json], pools: Sequence[Pool]) -> Json:
-        """Add `included`: the asked resources of these pools, each once."""
-        asked = call.include() & {"base_token", "quote_token", "dex"}
-        if not asked:
-            return {"data": data}
-        names = {dex.id: dex.name for pool in pools for dex in self.market.dexes(pool.network)}
-        included: dict[tuple[str, str], Json] = {}
-        for pool in pools:
-            rows = {
-                "base_token": _token_row(pool.network, pool.base),
-                "quote_token": _token_row(pool.network, pool.quote),
-                "dex": _resource("dex", pool.dex, name=names[pool.dex]),
-            }
-            for wanted, row in rows.items():
-                if wanted in asked:
-                    included[row["type"], row["id"]] = row
-        return {"data": data, "included": list(included.values())}
+    def _pool_info(self, tokens: TokenAnswers, call: Call, network: str, address: str) -> Answer:
+        return tokens.pool_info(call, self._pool(call, network, address))
 
     # -- trades and candles
 
@@ -214,7 +179,7 @@ class Api:
             above = 0.0
         seen = self.market.trades(pool, call.now, above)
         young = takewhile(lambda trade: trade.block_time > call.now - TRADES_SPAN, seen)
-        rows = [_trade_row(pool, trade, side) for trade in islice(young, MAX_TRADES)]
+        rows = [trade_row(pool, trade, side) for trade in islice(young, MAX_TRADES)]
         return Answer({"data": rows}, fresh_for=30)
 
     def _candles(self, call: Call, network: str, address: str, timeframe: str) -> Answer:
@@ -223,11 +188,10 @@ class Api:
         if timeframe not in STEPS:
             raise not_found()
         pool = self._pool(call, network, address)
+        if pool.others:
+            raise ApiError(422, "Pools with >2 tokens are not yet supported for this endpoint")
         seconds, aggregates = STEPS[timeframe]
-        aggregate = call.query.get("aggregate", "1")
-        if aggregate not in map(str, aggregates):
-            allowed = ", ".join(map(str, aggregates))
-            raise ApiError(400, f"Invalid aggregate. Allowed values: {allowed}")
+        aggregate = call.choice("aggregate", "1", [str(each) for each in aggregates], "aggregate")
         limit = call.query.get("limit", "100")
         if not limit.isdecimal() or not 1 <= int(limit) <= MAX_CANDLES:
             title = f"must be positive integer less than or equal to {MAX_CANDLES}"
@@ -240,7 +204,7 @@ class Api:
         found = self.market.candles(pool, step, oldest, until, call.now, side, currency)
         if call.flag("include_empty_intervals"):
             found = _filled_up(found, step, min(until, call.now + 1))
-        return Answer(_candles_body(call, pool, side, islice(found, int(limit))))
+        return Answer(candles_body(call.request_id, pool, side, islice(found, int(limit))))
 
     # -- what several need
 
@@ -252,11 +216,40 @@ class Api:
             raise not_found()
 
     def _pool(self, call: Call, network: str, address: str) -> Pool:
-        self._check_network(network)
-        pool = self.market.pool(network, _canonical(address), call.now)
+        pool = self.market.pool(network, canonical(address), call.now)
         if pool is None:
             raise not_found()
         return pool
+
+    def _known(self, call: Call, network: str | None) -> Iterator[Pool]:
+        """Yield the pools that lists show, of one network or of all."""
+        for each in self._networks_of(network):
+            yield from self.market.pools(each, call.now).values()
+
+    def _searchable(self, call: Call, network: str | None, text: str) -> Iterator[Pool]:
+        """Yield what a search looks through: also pools that no list shows, if asked for by an address."""
+        address = canonical(text)
+        for each in self._networks_of(network):
+            asked = self.market.pool(each, address, call.now)
+            of_token = self.market.pools_of(each, address, call.now)
+            listed = self.market.searchable(each, call.now)
+            yield from {**listed, **{pool.address: pool for pool in [*([asked] if asked else []), *of_token]}}.values()
+
+    def _networks_of(self, network: str | None) -> list[str]:
+        return [each.id for each in self.market.networks] if network is None else [network]
+
+    def _single(self, call: Call, pool: Pool) -> Json:
+        extras = Extras(
+            single=True,
+            breakdown=call.flag("include_volume_breakdown"),
+            composition=call.flag("include_composition"),
+        )
+        return pool_row(pool, self.market.figures(pool, call.now), extras)
+
+    def _listed(self, call: Call, pools: Sequence[Pool], *, over_networks: bool = False) -> Answer:
+        extras = Extras(network=over_networks)
+        rows = [pool_row(pool, self.market.figures(pool, call.now), extras) for pool in pools]
+        return Answer(with_included(call, self.market, rows, pools, over_networks=over_networks))
 
 
 _SECOND = (
@@ -267,21 +260,23 @@ _TOO_OLD = (
     "You can only access data from the past 180 days with Public API. To access data beyond 180"
     " days, please upgrade to the Analyst plan or above."
 )
-_TOO_FAR = f"Your request exceeds the allowed max number for page ({MAX_PAGE}). Upgrade to Analyst plan..."
 
 
-def not_found() -> ApiError:
-    return ApiError(404, "Not Found")
+def _matches(pools: Iterable[Pool], text: str) -> list[Pool]:
+    return [pool for pool in pools if text and _relevance(pool, text) is not None]
 
 
-def _canonical(address: str) -> str:
-    """Hex addresses match in any case; all others, Solana's above all, only in their own."""
-    return address.lower() if address.startswith(("0x", "0X")) else address
-
-
-def _check_page(call: Call) -> None:
-    if call.page() > MAX_PAGE:
-        raise ApiError(401, _TOO_FAR)
+def _relevance(pool: Pool, text: str) -> int | None:
+    """Return how well a pool fits a search, 0 best; None where it doesn't."""
+    address, lower = canonical(text), text.lower()
+    if address == pool.address or any(address == token.address for token in pool.tokens):
+        return 0
+    words = [word.lower() for token in pool.tokens for word in (token.symbol, token.name)]
+    if lower in words:
+        return 1
+    if any(word.startswith(lower) for word in words):
+        return 2
+    return 3 if lower in pool.name.lower() or any(lower in word for word in words) else None
 
 
 def _side(pool: Pool, token: str, title: str) -> Side:
@@ -312,10 +307,6 @@ def _before(call: Call) -> int:
     return int(text)
 
 
-def _paged(call: Call, rows: Sequence[Row], size: int) -> Sequence[Row]:
-    return rows[(call.page() - 1) * size : call.page() * size]
-
-
 def _filled_up(newest_first: Iterable[Candle], step: int, until: int) -> Iterator[Candle]:
     """Fill the steps without trades, up to `until`, with the close before them and no volume."""
     newer = (until - 1) // step * step + step
@@ -326,14 +317,6 @@ def _filled_up(newest_first: Iterable[Candle], step: int, until: int) -> Iterato
         newer = candle.ts
 
 
-# ---------------------------------------------------------------------------------------------
-# Objects
-
-
-def _resource(kind: str, identity: str, /, **attributes: object) -> Json:
-    return {"id": identity, "type": kind, "attributes": attributes}
-
-
 def _catalog(call: Call, rows: Sequence[Json]) -> Json:
     """A page of networks or exchanges with its links, which are absolute."""
     page, last = call.page(), max(1, -(-len(rows) // CATALOG_ROWS))
@@ -341,143 +324,4 @@ def _catalog(call: Call, rows: Sequence[Json]) -> Json:
     for name, number in (("first", 1), ("prev", page - 1), ("next", page + 1), ("last", last)):
         if 1 <= number <= last:
             links[name] = f"{call.root}{call.path}?page={number}"
-    return {"data": list(_paged(call, rows, CATALOG_ROWS)), "links": links}
-
-
-def _list_row(pool: Pool, figures: Figures) -> Json:
-    """A pool as lists show it."""
-    base, quote = figures.base_usd, figures.quote_usd
-    ratio = quotient(base, quote) if base and quote else None
-    inverse = quotient(quote, base) if base and quote else None
-    windows = figures.windows
-    return _resource(
-        "pool",
-        f"{pool.network}_{pool.address}",
-        base_token_price_usd=base,
-        base_token_price_native_currency=figures.base_native,
-        quote_token_price_usd=quote,
-        quote_token_price_native_currency=figures.quote_native,
-        base_token_price_quote_token=ratio,
-        quote_token_price_base_token=inverse,
-        address=pool.address,
-        name=pool.name,
-        pool_created_at=_iso(pool.created_at),
-        fdv_usd=figures.fdv_usd,
-        market_cap_usd=figures.market_cap_usd,
-        price_change_percentage={name: _percent(windows[name].change) for name in WINDOWS},
-        transactions={name: _transactions(windows[name]) for name in WINDOWS},
-        volume_usd={name: plain(_volume(windows[name])) for name in WINDOWS},
-        reserve_in_usd=figures.reserve_usd,
-    ) | {
-        "relationships": {
-            "base_token": _reference("token", f"{pool.network}_{pool.base.address}"),
-            "quote_token": _reference("token", f"{pool.network}_{pool.quote.address}"),
-            "dex": _reference("dex", pool.dex),
-        }
-    }
-
-
-def _pool_row(call: Call, pool: Pool, figures: Figures) -> Json:
-    """A pool as `/pools/{address}` and `/pools/multi/` show it: some attributes more."""
-    row = _list_row(pool, figures)
-    attributes: Json = row["attributes"]
-    attributes["pool_name"] = pool.name
-    attributes["pool_fee_percentage"] = None
-    attributes["locked_liquidity_percentage"] = figures.locked_percentage
-    if call.flag("include_volume_breakdown"):
-        each = {name: figures.windows[name] for name in WINDOWS}
-        attributes["net_buy_volume_usd"] = {
-            name: plain(window.buy_volume - window.sell_volume) for name, window in each.items()
-        }
-        attributes["buy_volume_usd"] = {n: plain(w.buy_volume) for n, w in each.items()}
-        attributes["sell_volume_usd"] = {n: plain(w.sell_volume) for n, w in each.items()}
-    if call.flag("include_composition"):
-        half = plain(Decimal(figures.reserve_usd or 0) / 2)
-        for side, price in (("base", figures.base_usd), ("quote", figures.quote_usd)):
-            attributes[f"{side}_token_balance"] = quotient(half, price) if price else None
-            attributes[f"{side}_token_liquidity_usd"] = half
-    return row
-
-
-def _token_row(network: str, token: Token) -> Json:
-    return _resource(
-        "token",
-        f"{network}_{token.address}",
-        address=token.address,
-        name=token.name,
-        symbol=token.symbol,
-        decimals=token.decimals,
-        image_url=token.image_url,
-        coingecko_coin_id=token.coingecko_coin_id,
-    )
-
-
-def _trade_row(pool: Pool, trade: Trade, side: Side) -> Json:
-    """A trade; its `kind` is turned round where the asked token is the quote."""
-    buy = trade.kind == "buy"
-    kinds = ("buy", "sell") if side == "base" else ("sell", "buy")
-    given, taken = (pool.quote, pool.base) if buy else (pool.base, pool.quote)
-    rate = quotient(trade.from_amount, trade.to_amount) if buy else quotient(trade.to_amount, trade.from_amount)
-    return _resource(
-        "trade",
-        f"{pool.network}_{trade.block_number}_{trade.tx_hash}_{trade.n}_{trade.visible_at}",
-        block_number=trade.block_number,
-        block_timestamp=_iso(trade.block_time),
-        tx_hash=trade.tx_hash,
-        tx_from_address=trade.tx_from,
-        kind=kinds[0] if buy else kinds[1],
-        from_token_address=given.address,
-        to_token_address=taken.address,
-        from_token_amount=trade.from_amount,
-        to_token_amount=trade.to_amount,
-        price_from_in_usd=trade.price_from_usd,
-        price_to_in_usd=trade.price_to_usd,
-        price_from_in_currency_token="1.0" if buy else rate,
-        price_to_in_currency_token=rate if buy else "1.0",
-        volume_in_usd=trade.volume_usd,
-    )
-
-
-def _candles_body(call: Call, pool: Pool, side: Side, candles: Iterable[Candle]) -> Json:
-    row = _resource("ohlcv_request_response", call.request_id, ohlcv_list=[*map(list, candles)])
-    base, quote = _meta(pool.base), _meta(pool.quote)
-    if side == "quote":
-        base, quote = quote, base
-    return {"data": row, "meta": {"base": base, "quote": quote}}
-
-
-def _meta(token: Token) -> Json:
-    return {
-        "name": token.name,
-        "symbol": token.symbol,
-        "coingecko_coin_id": token.coingecko_coin_id,
-        "address": token.address,
-    }
-
-
-def _reference(kind: str, identity: str) -> Json:
-    return {"data": {"id": identity, "type": kind}}
-
-
-def _transactions(window: Window) -> dict[str, int]:
-    return {
-        "buys": window.buys,
-        "sells": window.sells,
-        "buyers": window.buyers,
-        "sellers": window.sellers,
-    }
-
-
-def _volume(window: Window) -> float:
-    return window.buy_volume + window.sell_volume
-
-
-def _percent(change: float) -> str:
-    text = f"{change:.3f}".rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
-
-
-def _iso(seconds: int | None) -> str | None:
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"data": list(paged(call, rows, CATALOG_ROWS)), "links": links}

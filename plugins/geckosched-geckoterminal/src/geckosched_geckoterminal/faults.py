@@ -29,7 +29,7 @@ class Fault(StrEnum):
     TRUNCATED = "truncated"
     """200 with the first part of the JSON, and a Content-Length that fits it."""
     NULLS = "nulls"
-    """Prices and amounts in USD that are "NaN", null or missing in some rows; in candles null or a bare NaN."""
+    """Prices and amounts in USD, windows too, that are "NaN", null or missing; in candles null or a bare NaN."""
     DUPLICATES = "duplicates"
     """Candles that come twice, first as they were some trades ago; the later one is right (only candles)."""
     RATE_LIMITED = "429"
@@ -127,19 +127,25 @@ def _without_prices(candles: list[Any], draw: Callable[[int], float]) -> bool:
 
 
 def _without_values(body: Any, draw: Callable[[int], float]) -> bool:
-    """Take numbers in USD and prices out of some rows: "NaN", null, or not there at all."""
+    """Take numbers in USD and prices out of some rows, windows too: "NaN", null, or not there at all."""
     changed = False
     for place, attributes in enumerate(_attributes(body)):
-        for turn, name in enumerate([each for each in attributes if "usd" in each or "price" in each]):
+        for turn, (holder, name) in enumerate(_numbers(attributes)):
             chance = draw(100 * place + turn)
-            if chance >= 0.2 or isinstance(attributes[name], dict):
-                continue
-            changed = True
             if chance < 0.05:
-                del attributes[name]
-            else:
-                attributes[name] = "NaN" if chance < 0.12 else None
+                del holder[name]
+            elif chance < 0.2:
+                holder[name] = "NaN" if chance < 0.12 else None
+            changed |= chance < 0.2
     return changed
+
+
+def _numbers(attributes: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """Return where the numbers in USD and the prices of a row are: an object, and a name in it."""
+    named = [name for name in attributes if "usd" in name or "price" in name]
+    plain = [(attributes, name) for name in named if not isinstance(attributes[name], dict)]
+    maps = [attributes[name] for name in named if isinstance(attributes[name], dict)]
+    return plain + [(windows, name) for windows in maps for name in windows]
 
 
 def _attributes(body: Any) -> Iterator[dict[str, Any]]:

@@ -52,7 +52,10 @@ class Dex:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What `included` and the `meta` of candles show of a token; `address` without prefix."""
+    """What `included` and the `meta` of candles show of a token; `address` without prefix.
+
+    `supply` is in whole tokens, None where it isn't known.
+    """
 
     address: str
     name: str
@@ -60,11 +63,16 @@ class Token:
     decimals: int | None = None
     image_url: str | None = None
     coingecko_coin_id: str | None = None
+    supply: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A pool as it stays for ever; what changes is in `Figures`."""
+    """A pool as it stays for ever; what changes is in `Figures`.
+
+    A pool of more than two tokens has `others`. Until `known_at` the attributes `unknown` of the base token are null
+    where the API shows it beside its pool; asked for the token itself, it knows them.
+    """
 
     network: str
     address: str
@@ -73,6 +81,13 @@ class Pool:
     base: Token
     quote: Token
     created_at: int | None
+    others: tuple[Token, ...] = ()
+    unknown: tuple[str, ...] = ()
+    known_at: int = 0
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        return (self.base, self.quote, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +131,13 @@ class Window:
     sell_volume: float = 0.0
     change: float = 0.0
 
+    @property
+    def volume(self) -> float:
+        return self.buy_volume + self.sell_volume
+
 
 class Activity(NamedTuple):
-    """Trades of a pool in the 24 hours before a moment, and their volume in USD."""
+    """Trades of a pool in a span before a moment, and their volume in USD."""
 
     trades: int
     volume: float
@@ -126,7 +145,10 @@ class Activity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What the API says of a pool at a moment; None is the API's null."""
+    """What the API says of a pool at a moment; None is the API's null.
+
+    `graduation` is how far, in percent, a launchpad's pool is from moving on; None for other pools.
+    """
 
     windows: Mapping[str, Window]
     base_usd: str | None = None
@@ -137,6 +159,7 @@ class Figures:
     market_cap_usd: str | None = None
     reserve_usd: str | None = None
     locked_percentage: str | None = None
+    graduation: float | None = None
 
 
 class Market(Protocol):
@@ -155,8 +178,29 @@ class Market(Protocol):
     def pool(self, network: str, address: str, now: int) -> Pool | None:
         """Return the pool of an address, listed or not; None where there is none at `now`."""
 
-    def activity(self, pool: Pool, now: int) -> Activity:
-        """Return what lists of the busiest pools are sorted by."""
+    def searchable(self, network: str, now: int) -> Mapping[str, Pool]:
+        """Return the pools that a search looks through: those of lists, and some that no list shows."""
+
+    def token(self, network: str, address: str, now: int) -> Token | None:
+        """Return the token of an address; None where no pool has it at `now`."""
+
+    def pools_of(self, network: str, token: str, now: int) -> Sequence[Pool]:
+        """Return the pools that have a token, whichever side it is on."""
+
+    def activity(self, pool: Pool, now: int, span: int = WINDOWS["h24"]) -> Activity:
+        """Return what lists of the busiest pools are sorted by; `span`, in seconds, is one of `WINDOWS`."""
+
+    def at_most(self, pool: Pool) -> float:
+        """Return a number of trades that no span of the pool's ever holds more of; infinity where that is open.
+
+        It is cheap to tell, and spares lists of the busiest the look at all the pools that can't be among them.
+        """
+
+    def heat(self, pool: Pool, now: int, span: int) -> float:
+        """Return about how many trades were to be expected in a span: what trending lists begin with."""
+
+    def reserve(self, pool: Pool, now: int) -> str | None:
+        """Return the pool's reserve in USD, as `figures` has it."""
 
     def figures(self, pool: Pool, now: int) -> Figures:
         """Return what can be said of the pool at `now`."""
@@ -272,6 +316,9 @@ SOLANA_DEXES = (
     Dex("heaven", "Heaven"),
 )
 
+BONDING = frozenset({"pump-fun", "raydium-launchlab"})
+"""Launchpads: exchanges on whose pools a token stays until it graduates to another pool."""
+
 NETWORKS = (
     Network("eth", "Ethereum", "ethereum"),
     Network("bsc", "BNB Chain", "binance-smart-chain"),
@@ -294,4 +341,5 @@ WRAPPED_SOL = Token(
     9,
     "https://coin-images.coingecko.com/coins/images/21629/large/solana.jpg?1696520989",
     "wrapped-solana",
+    12_135_138,
 )

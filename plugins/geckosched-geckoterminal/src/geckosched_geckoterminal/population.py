@@ -4,14 +4,14 @@
 appearing for ever, `births` an hour: most on a launchpad, busy in their first minutes and dead within the hour. All
 but the first founder, which has surges instead, now and then have a *burst*.
 
-Nothing is kept of newborns that can't be made again: the number of one is written in its address.
+Nothing is kept of newborns that can't be made again: the number of one is written in its address, and in its token's.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -45,6 +45,14 @@ NEWBORNS_LISTED = 2000
 
 LAUNCHPADS = (("pump-fun", 0.8), ("raydium-launchlab", 0.88), ("pumpswap", 0.96), ("raydium", 1.0))
 """Where newborns appear: exchanges with the cumulated share of each."""
+
+UNKNOWN_SHARE, UNKNOWN_SECONDS = 0.06, (120.0, 1200.0)
+"""Share of the newborns whose token lists know only in part at first, and for how long."""
+UNKNOWN = (("symbol", "decimals"), ("decimals",), ("symbol",))
+"""What such a token lacks."""
+
+SUPPLY = 1_000_000_000
+"""Whole tokens that there are of each token, as launchpads make them."""
 
 _NUMBER_BYTES, _TAIL_BYTES = 8, 24
 
@@ -102,7 +110,13 @@ class Population:
         self._chance, self._network, self._births = chance, network, births
         lives = [self._founder(rank, founders, born) for rank in range(founders)]
         self._founders = {life.pool.address: life for life in lives}
+        self.basket = self._made_basket(born)
         self._newborn = lru_cache(maxsize=2 * NEWBORNS_LISTED)(self._made_newborn)
+        self._read = lru_cache(maxsize=2 * NEWBORNS_LISTED)(self._number)
+        self._at_most = lru_cache(maxsize=2 * NEWBORNS_LISTED)(self._bounded)
+        self._burst = lru_cache(maxsize=8 * NEWBORNS_LISTED)(self._made_burst)
+        self._of_token = {life.pool.base.address: life for life in lives}
+        self._of_token |= {token.address: self.basket for token in self.basket.pool.tokens if token != WRAPPED_SOL}
 
     @property
     def founders(self) -> Sequence[Life]:
@@ -113,11 +127,23 @@ class Population:
         """Return the life of any pool that ever is; None for an address that is nobody's."""
         if founder := self._founders.get(address):
             return founder
-        number = self._number(address)
+        if address == self.basket.pool.address:
+            return self.basket
+        number = self._read("newborn", address)
         if number is None:
             return None
         life = self._newborn(number)
         return life if life.pool.address == address else None
+
+    def of_token(self, address: str) -> Life | None:
+        """Return the life of the one pool that ever has a token, which is not SOL."""
+        if life := self._of_token.get(address):
+            return life
+        number = self._read("newborn/token", address)
+        if number is None:
+            return None
+        life = self._newborn(number)
+        return life if life.pool.base.address == address else None
 
     def listed(self, now: int) -> Mapping[str, Pool]:
         """Return the pools born by `now`, without newborns that have been dead for a day."""
@@ -134,9 +160,29 @@ class Population:
         if life.launch and since < life.born_at + life.launch and life.born_at < until:
             yield Burst(life.born_at, life.born_at + life.launch, life.rush)
         for slot in range(since // BURST_SLOT, (until - 1) // BURST_SLOT + 1):
-            burst = self._burst(life, slot)
+            burst = self._burst(life.pool.address, slot)
             if burst and since < burst.until and burst.since < until:
                 yield burst
+
+    def at_most(self, address: str) -> float:
+        """Return a number of trades that a newborn never exceeds; infinity for a founder, whose life is long."""
+        return math.inf if address in self._founders else self._at_most(address)
+
+    def expected(self, life: Life, since: int, until: int) -> float:
+        """Return how many trades are to be expected in a span."""
+        return sum((each.until - each.since) * each.rate for each in self.stretches(life, since, until)) / HOUR
+
+    def _bounded(self, address: str) -> float:
+        """Add up the rates of a whole life, in the hours in which trades are made.
+
+        The bound is ten times the spread above that, and more where it is little: a chance below 1e-20.
+        """
+        life = self.life(address)
+        if life is None or life.died_at is None:
+            return math.inf
+        hours = range(life.born_at // HOUR, life.died_at // HOUR + 1)
+        expected = sum(self.expected(life, hour * HOUR, (hour + 1) * HOUR) for hour in hours)
+        return expected + 10 * math.sqrt(expected) + 30
 
     def stretches(self, life: Life, since: int, until: int) -> Iterator[Stretch]:
         """Cut a span into stretches of one rate; there is none before the birth and after the death."""
@@ -158,9 +204,9 @@ class Population:
             return SURGE_RATE * 60
         return life.rate * (0.5 + self._chance.wave(f"{life.pool.address}/mood", time, DAY))
 
-    def _burst(self, life: Life, slot: int) -> Burst | None:
+    def _made_burst(self, address: str, slot: int) -> Burst | None:
         """Return the burst of one slot, if there is one; it lies wholly within the slot."""
-        unit, label = self._chance.unit, f"{life.pool.address}/burst"
+        unit, label = self._chance.unit, f"{address}/burst"
         if unit(label, slot) >= BURST_SHARE:
             return None
         length = _between(BURST_SECONDS, unit(f"{label}/length", slot))
@@ -180,8 +226,16 @@ class Population:
         dex, address = ("pumpswap", "raydium")[rank % 2], self._chance.address(f"pool/{rank}")
         price, reserve = 10 ** rng.uniform(-6, -3), 10 ** rng.uniform(3.5, 5.5)
         died_at = born + 600 + int(rng.expovariate(1 / DYING)) if rank and rng.random() < DEATHS else None
-        pool = self._pool(address, symbol, dex, f"token/{rank}", born_at)
+        pool = self._pool(address, symbol, dex, self._chance.address(f"token/{rank}"), born_at)
         return Life(pool, born_at, died_at, rate, price, reserve, crowd=40 + int(rate), surges=rank == 0)
+
+    def _made_basket(self, born: int) -> Life:
+        """Make the one pool of three tokens; no list shows it."""
+        first, third = (self._token(self._chance.address(f"basket/{n}"), f"BASKET{n}") for n in (1, 2))
+        address, born_at = self._chance.address("basket"), born - 30 * DAY
+        name = f"{first.symbol} / {third.symbol} / SOL"
+        pool = Pool(self._network, address, name, "orca", first, WRAPPED_SOL, born_at, others=(third,))
+        return Life(pool, born_at, None, rate=20.0, price=1e-4, reserve=20_000.0, crowd=60)
 
     # -- newborns
 
@@ -205,8 +259,10 @@ class Population:
         life = min(LONGEST_LIFE, 90 + int(rng.lognormvariate(math.log(20 * 60), 1.3)))
         rate = min(600.0, rng.lognormvariate(math.log(40), 1.0))
         symbol = "".join(rng.choices("ABCDEFGHIKLMNOPRSTUVWXY", k=rng.randint(3, 6)))
+        address, token = self._written("newborn", number), self._written("newborn/token", number)
+        pool = self._pool(address, symbol, dex, token, born_at)
         return Life(
-            self._pool(self._written(number), symbol, dex, f"newborn/token/{number}", born_at),
+            self._known_in_part(pool, number),
             born_at,
             born_at + life,
             rate,
@@ -217,27 +273,40 @@ class Population:
             rush=_between(BURST_FACTOR, rng.random()),
         )
 
-    def _written(self, number: int) -> str:
-        """Return the address of a newborn: its number, veiled by what follows it."""
-        tail = self._chance.number(f"newborn/address/{number}", _TAIL_BYTES)
-        return base58((number ^ self._veil(tail)) << 8 * _TAIL_BYTES | tail)
+    def _known_in_part(self, pool: Pool, number: int) -> Pool:
+        """Let some tokens be known to lists only in part at first."""
+        share = self._chance.unit("newborn/unknown", number) / UNKNOWN_SHARE
+        if share >= 1:
+            return pool
+        known_at = (pool.created_at or 0) + int(_between(UNKNOWN_SECONDS, share))
+        return replace(pool, unknown=UNKNOWN[number % len(UNKNOWN)], known_at=known_at)
 
-    def _number(self, address: str) -> int | None:
+    def _written(self, kind: str, number: int) -> str:
+        """Return the address of a newborn or its token: its number, veiled by what follows it."""
+        tail = self._chance.number(f"{kind}/address/{number}", _TAIL_BYTES)
+        return base58((number ^ self._veil(kind, tail)) << 8 * _TAIL_BYTES | tail)
+
+    def _number(self, kind: str, address: str) -> int | None:
         """Read the number of a newborn off an address; another address gives none, or one of another pool."""
         number = unbase58(address)
         if not self._births or number is None or number >> 8 * (_NUMBER_BYTES + _TAIL_BYTES):
             return None
         tail = number & (1 << 8 * _TAIL_BYTES) - 1
-        found = (number >> 8 * _TAIL_BYTES) ^ self._veil(tail)
+        found = (number >> 8 * _TAIL_BYTES) ^ self._veil(kind, tail)
         return found if found < 2**40 else None
 
-    def _veil(self, tail: int) -> int:
-        return self._chance.number(f"newborn/veil/{tail}", _NUMBER_BYTES)
+    def _veil(self, kind: str, tail: int) -> int:
+        return self._chance.number(f"{kind}/veil/{tail}", _NUMBER_BYTES)
+
+    # -- both
 
     def _pool(self, address: str, symbol: str, dex: str, token: str, born_at: int) -> Pool:
-        image = f"https://assets.geckoterminal.com/simulated/{symbol.lower()}"
-        base = Token(self._chance.address(token), symbol.title(), symbol, 6, image)
+        base = self._token(token, symbol)
         return Pool(self._network, address, f"{symbol} / SOL", dex, base, WRAPPED_SOL, born_at)
+
+    def _token(self, address: str, symbol: str) -> Token:
+        image = f"https://assets.geckoterminal.com/simulated/{symbol.lower()}"
+        return Token(address, symbol.title(), symbol, 6, image, supply=SUPPLY)
 
 
 def _between(bounds: tuple[float, float], share: float) -> float:

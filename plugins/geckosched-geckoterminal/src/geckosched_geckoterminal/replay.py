@@ -116,21 +116,51 @@ class ReplayMarket:
         """Return the pool of an address, once it is created."""
         return self.pools(network, now).get(address)
 
-    def activity(self, pool: Pool, now: int) -> Activity:
-        """Return the 24 hours of the pool's figures."""
-        day = self.figures(pool, now).windows["h24"]
-        return Activity(day.buys + day.sells, day.buy_volume + day.sell_volume)
+    def searchable(self, network: str, now: int) -> Mapping[str, Pool]:
+        """Return all pools that exist; each is in a list too."""
+        return self.pools(network, now)
+
+    def token(self, network: str, address: str, now: int) -> Token | None:
+        """Return a token as the files or the pools' names tell it."""
+        known = (token for pool in self.pools_of(network, address, now) for token in pool.tokens)
+        return next((token for token in known if token.address == address), None)
+
+    def pools_of(self, network: str, token: str, now: int) -> Sequence[Pool]:
+        """Return the recorded pools that have a token."""
+        pools = self.pools(network, now).values()
+        return tuple(pool for pool in pools if token in (pool.base.address, pool.quote.address))
+
+    def activity(self, pool: Pool, now: int, span: int = WINDOWS["h24"]) -> Activity:
+        """Return a window of the pool's figures."""
+        name = next(name for name, seconds in WINDOWS.items() if seconds == span)
+        window = self._windows(pool, now, {name: span})[name]
+        return Activity(window.buys + window.sells, window.volume)
+
+    def at_most(self, pool: Pool) -> float:
+        """Return how many trades were recorded, or told of."""
+        if pool.address in self._prints:
+            return len(self._prints[pool.address])
+        day = _recorded_windows(self._snapshots.get(pool.address, {}))["h24"]
+        return day.buys + day.sells
+
+    def heat(self, pool: Pool, now: int, span: int) -> float:
+        """Return how many trades there were."""
+        return self.activity(pool, now, span).trades
+
+    def reserve(self, pool: Pool, now: int) -> str | None:
+        """Return the one that was recorded, from the pool's birth on."""
+        row = self._snapshots.get(pool.address, {}) if (pool.created_at or 0) <= now else {}
+        return _text(row, "reserve_in_usd")
 
     def figures(self, pool: Pool, now: int) -> Figures:
         """Count the recorded trades; a pool that has none shows its recorded snapshot."""
         row = self._snapshots.get(pool.address, {})
+        windows = self._windows(pool, now, WINDOWS)
         if pool.address in self._prints:
             latest = next(self._seen(pool, now), None)
-            windows = {name: self._window(pool, now, span) for name, span in WINDOWS.items()}
             base = plain(latest.base_usd) if latest else None
             quote = plain(latest.quote_usd) if latest else None
         else:
-            windows = _recorded_windows(row)
             base, quote = _text(row, "base_token_price_usd"), _text(row, "quote_token_price_usd")
         closed = next(self.candles(pool, 60, now - _DAY, now, now), None) if not base else None
         if closed is not None:
@@ -144,7 +174,7 @@ class ReplayMarket:
             quote_native="1.0" if native else None,
             fdv_usd=_text(row, "fdv_usd"),
             market_cap_usd=_text(row, "market_cap_usd"),
-            reserve_usd=_text(row, "reserve_in_usd"),
+            reserve_usd=self.reserve(pool, now),
         )
 
     def trades(self, pool: Pool, now: int, above: float = 0.0) -> Iterator[Trade]:
@@ -190,6 +220,11 @@ class ReplayMarket:
         prints = self._prints.get(pool.address, [])
         end = bisect_right(prints, now, key=lambda known: known.trade.block_time)
         return (known for known in reversed(prints[:end]) if known.trade.visible_at <= now)
+
+    def _windows(self, pool: Pool, now: int, spans: Mapping[str, int]) -> Mapping[str, Window]:
+        if pool.address not in self._prints:
+            return _recorded_windows(self._snapshots.get(pool.address, {}))
+        return {name: self._window(pool, now, span) for name, span in spans.items()}
 
     def _window(self, pool: Pool, now: int, span: int) -> Window:
         inside = list(takewhile(lambda p: p.trade.block_time > now - span, self._seen(pool, now)))

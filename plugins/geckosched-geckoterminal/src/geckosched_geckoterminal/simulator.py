@@ -5,7 +5,8 @@ with `--replay`) under `http://127.0.0.1:PORT/api/v2` with the API's paths, limi
 and headers. `RateLimit` and `CdnCache` are told the time and decide; `Simulator` is the server
 around them and the `Api` of answers.py.
 
-With `--faults RATE` that share of the requests fails on purpose (faults.py, drawn from the seed):
+With `--faults RATE` that share of the requests fails on purpose (faults.py, drawn from the seed),
+in all of these ways or in those of `--fault-kinds`:
 
     latency     the answer is right and late: 20 s of the market, at most 0.2 s of life
     5xx         500, 502, 503, 504 or 520 with a page of HTML
@@ -47,7 +48,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from geckosched.testing import SpeedClock
 
-from .answers import Api, ApiError, Call, not_found
+from .answers import Api, ApiError, Call
+from .call import not_found
 from .faults import LATENCY, Fault, Faults
 from .market import Market
 from .replay import ReplayMarket
@@ -146,7 +148,9 @@ _SAFETY = {
     "referrer-policy": "strict-origin-when-cross-origin",
     "strict-transport-security": "max-age=15724800; includeSubdomains",
     "x-content-type-options": "nosniff",
+    "x-download-options": "noopen",
     "x-frame-options": "SAMEORIGIN",
+    "x-permitted-cross-domain-policies": "none",
     "x-xss-protection": "1; mode=block",
 }
 _LIMITED = {
@@ -420,6 +424,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve a market until SIGTERM or SIGINT; print one line once it listens."""
     parser = _parser()
     options = parser.parse_args(argv)
+    if options.fault_kinds and not options.faults:
+        parser.error("--fault-kinds: there are no faults without --faults RATE")
     try:
         market, start = _market(options)
         anchor = time.time() if options.anchor is None else options.anchor
@@ -432,6 +438,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             cache=not options.no_cache,
             faults=options.faults,
             seed=options.seed,
+            kinds=options.fault_kinds or tuple(Fault),
             port=options.port,
         )
     except (OSError, ValueError) as error:
@@ -461,7 +468,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m geckosched_geckoterminal.simulator",
         description="Serve a simulated GeckoTerminal API on a loopback port.",
-        epilog="faults:" + (__doc__ or "").partition("the seed):")[2].partition("\n\nAll ages")[0],
+        epilog="faults:" + (__doc__ or "").partition("`--fault-kinds`:")[2].partition("\n\nAll ages")[0],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -476,8 +483,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--burst", type=int, default=5, help="calls that may follow each other at once")
     add("--no-cache", action="store_true", help="answer every call anew")
     add("--faults", type=float, default=0.0, metavar="RATE", help="share of requests that fail on purpose, 0 to 1")
+    add("--fault-kinds", type=_kinds, metavar="KIND,...", help="only these of the faults below")
     add("--replay", type=Path, metavar="FOLDER", help="play recorded rows back instead")
     return parser
+
+
+def _kinds(text: str) -> tuple[Fault, ...]:
+    unknown = sorted(set(text.split(",")) - {*Fault})
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} found, allowed are {', '.join(Fault)}")
+    return tuple(kind for kind in Fault if kind in text.split(","))
 
 
 def _moment(text: str) -> datetime:

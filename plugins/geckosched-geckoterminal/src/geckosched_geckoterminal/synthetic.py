@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 from .chance import Chance
 from .fills import LAG, UNIT, Fill, hour_of_fills, measure, since_moment, sol_price, written
 from .market import (
+    BONDING,
     NETWORKS,
     SOLANA_DEXES,
     WINDOWS,
+    WRAPPED_SOL,
     Activity,
     Bar,
     Candle,
@@ -22,6 +23,7 @@ from .market import (
     Network,
     Pool,
     Side,
+    Token,
     Trade,
     Window,
     bars,
@@ -30,25 +32,21 @@ from .market import (
     plain,
     quotient,
 )
-from .population import DAY, HOUR, Burst, Life, Population
+from .population import DAY, HOUR, NEWBORNS_LISTED, SUPPLY, Burst, Life, Population
+from .tallies import Ledger, Print, Sum, Tally, added
 
 __all__ = ["BIRTHS", "SyntheticMarket"]
 
 BIRTHS = 30.0
 """New pools an hour, unless asked otherwise; on Solana there are 25 to 33 a minute."""
 
-_SUPPLY = 1_000_000_000
+_AFTER = 2**40
+"""A moment at which every trade is visible."""
+_EMPTY, _NOTHING = Ledger(()), Sum(0, 0, 0)
+"""What quiet hours share."""
 
-
-class _Tally(NamedTuple):
-    """What a stretch of trades adds up to; volumes in `UNIT`."""
-
-    buys: int
-    sells: int
-    buyers: frozenset[int]
-    sellers: frozenset[int]
-    buy_volume: int
-    sell_volume: int
+_CURVE_USD = 400.0
+"""Dollars of reserve for each percent of a launchpad's curve."""
 
 
 class SyntheticMarket:
@@ -58,6 +56,8 @@ class SyntheticMarket:
     moment can be asked in any order. `pools` founders are there from the beginning; `born` is the moment, in epoch
     seconds, that their ages count from: the quiet ones are months old, the hottest an hour or two. `births` pools
     an hour are born, before and after.
+
+    No list shows the `basket`, a pool of three tokens: a search finds it, and it has no candles.
 
     What is kept is bounded, whatever time passes: hours of trades, and sums of hours.
     """
@@ -71,7 +71,9 @@ class SyntheticMarket:
         self._chance = Chance(seed)
         self._population = Population(self._chance, network, founders=pools, births=births, born=born)
         self._fills = lru_cache(maxsize=512 + 6 * pools)(self._made_fills)
-        self._quiet = lru_cache(maxsize=65536)(self._without_trade)
+        self._ledger = lru_cache(maxsize=1024 + 8 * pools + 3 * NEWBORNS_LISTED)(self._made_ledger)
+        self._hour = lru_cache(maxsize=131_072)(self._hour_sum)
+        self._sums = lru_cache(maxsize=1024 + 8 * pools + 2 * NEWBORNS_LISTED)(self._added_sums)
         self._tally = lru_cache(maxsize=1024 + 32 * pools)(self._hour_tally)
         self._tallies = lru_cache(maxsize=1024 + 8 * pools)(self._added_tallies)
         self._bar = lru_cache(maxsize=65536)(self._hour_bar)
@@ -81,6 +83,11 @@ class SyntheticMarket:
     def founders(self) -> Sequence[Pool]:
         """The pools that are there from the beginning, the hottest first."""
         return tuple(life.pool for life in self._population.founders)
+
+    @property
+    def basket(self) -> Pool:
+        """The pool of three tokens."""
+        return self._population.basket.pool
 
     def death(self, pool: Pool) -> int | None:
         """Return the second from which a pool never trades again, None if it lives for ever."""
@@ -103,28 +110,68 @@ class SyntheticMarket:
         life = self._population.life(address) if network == self.network else None
         return life.pool if life and life.born_at <= now else None
 
-    def activity(self, pool: Pool, now: int) -> Activity:
-        """Count the visible trades of the last 24 hours."""
-        parts = self._parts(pool.address, now - DAY, now, now)
-        trades = sum(part.buys + part.sells for part in parts)
-        return Activity(trades, sum(part.buy_volume + part.sell_volume for part in parts) / UNIT)
+    def searchable(self, network: str, now: int) -> Mapping[str, Pool]:
+        """Return what lists show, and the basket."""
+        extra = {self.basket.address: self.basket} if self.pool(network, self.basket.address, now) else {}
+        return {**self.pools(network, now), **extra}
+
+    def token(self, network: str, address: str, now: int) -> Token | None:
+        """Return a token whose pool is born."""
+        if network == self.network and address == WRAPPED_SOL.address:
+            return WRAPPED_SOL
+        known = (token for pool in self.pools_of(network, address, now) for token in pool.tokens)
+        return next((token for token in known if token.address == address), None)
+
+    def pools_of(self, network: str, token: str, now: int) -> Sequence[Pool]:
+        """Return the one pool of a token if it is born, listed or not; of SOL all that can be found."""
+        if network != self.network:
+            return ()
+        if token == WRAPPED_SOL.address:
+            return tuple(self.searchable(network, now).values())
+        life = self._population.of_token(token)
+        return (life.pool,) if life and life.born_at <= now else ()
+
+    def activity(self, pool: Pool, now: int, span: int = DAY) -> Activity:
+        """Count the visible trades of a span."""
+        life, since = self._life(pool), now - span
+        whole, edges = _hours_of(life, since, now, now)
+        parts = [self._ledger(pool.address, hour).sum(since, now, now) for hour in edges]
+        if whole:
+            parts.append(self._sums(pool.address, whole[0], whole[-1]))
+        trades, bought, sold = _total(parts)
+        return Activity(trades, bought / UNIT + sold / UNIT)
+
+    def at_most(self, pool: Pool) -> float:
+        """Tell it of newborns, whose whole lives are short."""
+        return self._population.at_most(pool.address)
+
+    def heat(self, pool: Pool, now: int, span: int) -> float:
+        """Add up the rates over a span."""
+        return self._population.expected(self._life(pool), now - span, now)
+
+    def reserve(self, pool: Pool, now: int) -> str | None:
+        """Follow the price from what the pool began with."""
+        life = self._life(pool)
+        last = self._last(life, now)
+        return _reserve(life, last.price if last else life.price)
 
     def figures(self, pool: Pool, now: int) -> Figures:
         """Add up the visible trades of each window; reserve and FDV follow the price."""
         life = self._life(pool)
-        last = next(self._seen(pool, now), None)
-        base_usd = last.base_usd if last else life.price
-        quote_usd = last.quote_usd if last else sol_price(self._chance, now) / 10**9
-        base, quote = plain(base_usd), plain(quote_usd)
+        last = self._last(life, now)
+        base_usd = last.price if last else life.price
+        base, quote = plain(base_usd), plain(sol_price(self._chance, int(last.time if last else now)) / 10**9)
+        reserve = _reserve(life, base_usd)
         return Figures(
-            windows=dict(self._windows(pool, now, base_usd)),
+            windows=dict(self._windows(life, now, base_usd)),
             base_usd=base,
             quote_usd=quote,
             base_native=quotient(base, quote),
             quote_native="1.0",
-            fdv_usd=f"{base_usd * _SUPPLY:.6f}",
-            reserve_usd=f"{life.reserve * math.sqrt(base_usd / life.price):.4f}",
+            fdv_usd=f"{base_usd * SUPPLY:.6f}",
+            reserve_usd=reserve,
             locked_percentage="100.0" if pool.dex == "pumpswap" else None,
+            graduation=round(min(99.99, float(reserve) / _CURVE_USD), 2) if pool.dex in BONDING else None,
         )
 
     def trades(self, pool: Pool, now: int, above: float = 0.0) -> Iterator[Trade]:
@@ -166,6 +213,10 @@ class SyntheticMarket:
         stretches = self._population.stretches(life, hour * HOUR, (hour + 1) * HOUR)
         return hour_of_fills(self._chance, life, hour, stretches)
 
+    def _made_ledger(self, address: str, hour: int) -> Ledger:
+        fills = self._fills(address, hour)
+        return Ledger(fills) if fills else _EMPTY
+
     def _hours(self, life: Life, end: int) -> range:
         """Return the hours before `end` in which there can be trades, the newest first."""
         if not life.rate:
@@ -176,7 +227,7 @@ class SyntheticMarket:
         """Yield the trades visible at `now`, newest first."""
         for hour in self._hours(self._life(pool), now + 1):
             settled = _settled(hour, now)
-            if settled and self._quiet(pool.address, hour):
+            if settled and not self._hour(pool.address, hour).trades:
                 continue
             fills = self._fills(pool.address, hour)
             for fill in reversed(fills if settled else fills[: since_moment(fills, now)]):
@@ -188,35 +239,33 @@ class SyntheticMarket:
 
     # -- sums
 
-    def _hour_tally(self, address: str, hour: int) -> _Tally:
-        return _tallied(self._fills(address, hour))
+    def _hour_sum(self, address: str, hour: int) -> Sum:
+        """Add up an hour; quiet pools have months of hours without a trade."""
+        counted = self._ledger(address, hour).sum((hour - 1) * HOUR, (hour + 1) * HOUR, _AFTER)
+        return counted if counted.trades else _NOTHING
 
-    def _without_trade(self, address: str, hour: int) -> bool:
-        """Tell whether nothing happened in an hour; quiet pools have months of such hours."""
-        return not self._fills(address, hour)
+    def _hour_tally(self, address: str, hour: int) -> Tally:
+        return self._ledger(address, hour).tally((hour - 1) * HOUR, (hour + 1) * HOUR, _AFTER)
 
-    def _added_tallies(self, address: str, first: int, last: int) -> _Tally:
-        return _added([self._tally(address, hour) for hour in range(first, last + 1)])
+    def _added_sums(self, address: str, first: int, last: int) -> Sum:
+        return _total([self._hour(address, hour) for hour in range(first, last + 1)])
 
-    def _parts(self, address: str, since: int, until: int, now: int) -> list[_Tally]:
-        """Cut (since, until] into sums: the whole settled hours together, the edges by trade."""
-        first, last = since // HOUR + 1, (until + 1) // HOUR - 1
-        while last >= first and not _settled(last, now):
-            last -= 1
-        whole = range(first, last + 1)
-        parts = [self._tallies(address, first, last)] if whole else []
-        for hour in range(since // HOUR, until // HOUR + 1):
-            if hour not in whole:
-                fills = self._fills(address, hour)
-                inside = fills[since_moment(fills, since + 1) : since_moment(fills, until + 1)]
-                parts.append(_tallied([fill for fill in inside if fill.visible_at <= now]))
+    def _added_tallies(self, address: str, first: int, last: int) -> Tally:
+        return added(self._tally(address, hour) for hour in range(first, last + 1))
+
+    def _parts(self, life: Life, since: int, until: int, now: int) -> list[Tally]:
+        """Cut (since, until] into tallies: the whole hours together, the edges by trade."""
+        whole, edges = _hours_of(life, since, until, now)
+        parts = [self._ledger(life.pool.address, hour).tally(since, until, now) for hour in edges]
+        if whole:
+            parts.append(self._tallies(life.pool.address, whole[0], whole[-1]))
         return parts
 
-    def _windows(self, pool: Pool, now: int, price: float) -> Iterator[tuple[str, Window]]:
+    def _windows(self, life: Life, now: int, price: float) -> Iterator[tuple[str, Window]]:
         """Yield all windows, each made of the shorter one before it and what it reaches further back."""
-        total, until = _added([]), now
+        total, until = added([]), now
         for name, span in WINDOWS.items():
-            total = _added([total, *self._parts(pool.address, now - span, until, now)])
+            total = added([total, *self._parts(life, now - span, until, now)])
             until = now - span
             yield name, Window(
                 buys=total.buys,
@@ -225,19 +274,27 @@ class SyntheticMarket:
                 sellers=len(total.sellers),
                 buy_volume=total.buy_volume / UNIT,
                 sell_volume=total.sell_volume / UNIT,
-                change=self._change(pool, now, until, price) if total.buys or total.sells else 0.0,
+                change=self._change(life, now, until, price) if total.buys or total.sells else 0.0,
             )
 
-    def _change(self, pool: Pool, now: int, since: int, price: float) -> float:
+    def _change(self, life: Life, now: int, since: int, price: float) -> float:
         """Percent since the last price before the window, or since the first one ever."""
-        older = next(self._seen(pool, since), None)
-        return (price / (older.base_usd if older else self._first_price(pool, now)) - 1) * 100
+        older = self._last(life, since)
+        return (price / (older.price if older else self._first_price(life, now)) - 1) * 100
 
-    def _first_price(self, pool: Pool, now: int) -> float:
-        life = self._life(pool)
+    def _last(self, life: Life, now: int) -> Print | None:
+        """Return the last visible trade."""
+        for hour in self._hours(life, now + 1):
+            if _settled(hour, now) and not self._hour(life.pool.address, hour).trades:
+                continue
+            if found := self._ledger(life.pool.address, hour).last(now):
+                return found
+        return None
+
+    def _first_price(self, life: Life, now: int) -> float:
         for hour in reversed(self._hours(life, now + 1)):
-            if fills := self._fills(pool.address, hour):
-                return fills[0].base_usd
+            if found := self._ledger(life.pool.address, hour).first():
+                return found.price
         return life.price
 
     # -- candles
@@ -266,7 +323,7 @@ class SyntheticMarket:
         plain_hours = step == HOUR and side == "base" and currency == "usd"
         for hour in self._hours(self._life(pool), end):
             settled = _settled(hour, now)
-            if settled and self._quiet(pool.address, hour):
+            if settled and not self._hour(pool.address, hour).trades:
                 continue
             if plain_hours and settled and (hour + 1) * HOUR <= end:
                 yield self._bar(pool.address, hour)
@@ -282,25 +339,18 @@ def _settled(hour: int, now: int) -> bool:
     return (hour + 1) * HOUR + LAG <= now
 
 
-def _tallied(fills: Sequence[Fill]) -> _Tally:
-    buys = [fill for fill in fills if fill.buy]
-    sells = [fill for fill in fills if not fill.buy]
-    return _Tally(
-        len(buys),
-        len(sells),
-        frozenset(fill.trader for fill in buys),
-        frozenset(fill.trader for fill in sells),
-        sum(fill.volume for fill in buys),
-        sum(fill.volume for fill in sells),
-    )
+def _hours_of(life: Life, since: int, until: int, now: int) -> tuple[range, list[int]]:
+    """Return the hours of a life that lie in (since, until] with all their trades, and those of which a part may."""
+    begin, end = max(since, life.born_at) // HOUR, life.last(until + 1) - 1
+    first = life.born_at // HOUR if since < life.born_at else since // HOUR + 1
+    last = end // HOUR if life.died_at is not None and end < until else (until + 1) // HOUR - 1
+    whole = range(first, min(last, (now - LAG) // HOUR - 1) + 1)
+    return whole, [hour for hour in range(begin, end // HOUR + 1) if hour not in whole]
 
 
-def _added(parts: Sequence[_Tally]) -> _Tally:
-    return _Tally(
-        sum(part.buys for part in parts),
-        sum(part.sells for part in parts),
-        frozenset().union(*(part.buyers for part in parts)),
-        frozenset().union(*(part.sellers for part in parts)),
-        sum(part.buy_volume for part in parts),
-        sum(part.sell_volume for part in parts),
-    )
+def _total(parts: Sequence[Sum]) -> Sum:
+    return Sum(sum(part.trades for part in parts), sum(part.bought for part in parts), sum(part.sold for part in parts))
+
+
+def _reserve(life: Life, price: float) -> str:
+    return f"{life.reserve * math.sqrt(price / life.price):.4f}"
