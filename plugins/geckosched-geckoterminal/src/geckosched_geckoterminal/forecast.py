@@ -130,10 +130,6 @@ class Forecast:
         passed = self._passed(now)
         return self.carried + self.usual() * passed + self.burst * _faded(passed)
 
-    def rate(self, now: float) -> float:
-        """Predict the present rate."""
-        return max(0.0, self.usual() + self.burst * math.exp(-self._passed(now) / BURST_SECONDS))
-
     def worth(self, now: float, chance: float) -> float:
         """Return what a call is worth now if the next one can be at `chance`, in trades.
 
