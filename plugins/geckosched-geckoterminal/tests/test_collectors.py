@@ -394,11 +394,10 @@ def filling(windows: float) -> TradeRotation:
 @pytest.mark.parametrize(
     ("windows", "free", "calls", "asked"),
     [
-        (0.1, 4, 0, False),  # not worth a call
         (0.3, 4, 0, True),  # worth one that nobody needs
         (0.3, 0, 0, False),  # but not one that others would wait for
-        (0.8, 0, 0, True),  # filling up: the first call of a run may wait
-        (0.8, 0, 1, False),  # but no further one,
+        (0.95, 0, 0, True),  # about to overflow: the first call of a run may wait
+        (0.95, 0, 1, False),  # but no further one,
         (2.0, 0, 1, True),  # unless trades are being lost
         (0.8, 1, 3, True),
     ],
@@ -409,6 +408,14 @@ def test_a_run_waits_for_a_call_only_where_trades_are_at_stake(
     """Were trades to live on free calls alone, collectors that run just before would take all."""
     run: Any = Moment(free)
     assert next_pool(run, filling(windows), calls) == ("A" if asked else None)
+
+
+def test_a_pool_that_was_just_asked_is_not_worth_even_a_free_call() -> None:
+    rotation = TradeRotation({"A": 0})
+    now = NOW.timestamp()
+    rotation.observe("A", now - 60, [now - 60 - 30 * place for place in range(300)], overlap=False)
+    run: Any = Moment(4)
+    assert next_pool(run, rotation, 0) is None
 
 
 def test_a_run_ends_before_the_next_slot_and_when_it_is_told_to() -> None:

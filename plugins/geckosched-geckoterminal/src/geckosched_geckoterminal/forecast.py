@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-__all__ = ["DAY", "HOUR", "PAGE", "Forecast"]
+__all__ = ["DAY", "HOUR", "PAGE", "Forecast", "as_of", "reach", "unseen"]
 
 PAGE = 300
 """Trades in a full answer (api.md, 3.2)."""
@@ -39,6 +39,9 @@ MEMORY_SECONDS = 3 * HOUR
 
 LAG_LEAST, LAG_MORE = 2.0, 4.0
 """A trade shows up these seconds after its block, and so many more on average: the recorded ones 6.8 in all."""
+
+SHORTEST = 3.0
+"""Seconds' worth of trades from which a rate may be told: less says more about lateness."""
 
 LAG_STRAGGLERS, LAG_EARLY, LAG_LATEST = 0.02, 20.0, 61.0
 """A share of the trades takes longer, evenly between these seconds."""
@@ -122,18 +125,10 @@ class Forecast:
     def usual(self) -> float:
         return self.trades / self.seconds if self.seconds else 0.0
 
-    def as_of(self) -> float | None:
-        """Return the moment whose state the last answer showed, which a cache may have kept for a while."""
-        return None if self.polled_at is None else _as_of(self.polled_at, self.newest)
-
     def count(self, now: float) -> float:
         """Predict the new trades since the last poll."""
         passed = self._passed(now)
         return self.carried + self.usual() * passed + self.burst * _faded(passed)
-
-    def rate(self, now: float) -> float:
-        """Predict the present rate."""
-        return max(0.0, self.usual() + self.burst * math.exp(-self._passed(now) / BURST_SECONDS))
 
     def worth(self, now: float, chance: float) -> float:
         """Return what a call is worth now if the next one can be at `chance`, in trades.
@@ -273,7 +268,7 @@ def present_rate(now: float, times: Sequence[float]) -> tuple[float, int]:
     if not times:
         return 0.0, 0
     newest_first = sorted(times, reverse=True)
-    end = _as_of(now, newest_first[0])
+    end = as_of(now, newest_first[0])
     count, span = len(times), reach(now, times)
     rate = count / span
     while count >= 2 * FEWEST:
@@ -285,7 +280,7 @@ def present_rate(now: float, times: Sequence[float]) -> tuple[float, int]:
         if abs(newer - older) <= SIGNIFICANT * math.sqrt(newer**2 / half + older**2 / (count - half)):
             break
         rate, count, span = newer, half, newer_span
-    silence = end - newest_first[0] - LAG_LEAST
+    silence = end - newest_first[0] - LAG_LEAST - 0.5
     return (1 / silence, 1) if silence * rate > 5 else (rate, count)
 
 
@@ -297,7 +292,7 @@ def reach(now: float, times: Sequence[float]) -> float:
     """
     if not times:
         return DAY
-    return max(shown(_as_of(now, max(times)) - min(times)), 0.0 if len(times) >= PAGE else BURST_SECONDS)
+    return max(shown(as_of(now, max(times)) - min(times)), 0.0 if len(times) >= PAGE else BURST_SECONDS)
 
 
 def unseen(age: float) -> float:
@@ -309,12 +304,12 @@ def unseen(age: float) -> float:
 
 def shown(age: float) -> float:
     """Return how many seconds' worth of the trades that are at most `age` seconds old show by now."""
-    return max(age - unseen(0.0) + unseen(age), 0.5)
+    return max(age - unseen(0.0) + unseen(age), SHORTEST)
 
 
-def _as_of(now: float, newest: float | None) -> float:
+def as_of(now: float, newest: float | None) -> float:
     """Return the moment that an answer shows, told by its newest trade; at most a minute ago."""
-    return now if newest is None else min(now, max(newest + LAG_LEAST, now - CACHED))
+    return now if newest is None else min(now, max(newest + LAG_LEAST + 0.5, now - CACHED))
 
 
 def _newer(times: Sequence[float], moment: float) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .forecast import DAY, HOUR, PAGE, Forecast, reach, unseen
+from .forecast import DAY, HOUR, PAGE, Forecast, as_of, reach, unseen
 
 __all__ = ["DAY", "PAGE", "Loss", "TradeRotation"]
 
@@ -190,9 +190,11 @@ class TradeRotation:
         pace = RESERVE * self._pace.mean
         needed = 0
         for place, (end, _) in enumerate(ends, 1):
-            later = 0 if end <= now else math.inf if not pace else int((end - now) / pace)
-            needed = max(needed, place - later) if later < place else needed
-        return [name for _, name in ends[: int(needed)]]
+            if end <= now:
+                needed = place
+            elif pace:
+                needed = max(needed, place - int((end - now) / pace))
+        return [name for _, name in ends[:needed]]
 
     def _ends(self, pool: Forecast, now: float) -> float:
         since = pool.polled_at if pool.asked_before(now) else pool.since
@@ -256,10 +258,10 @@ def _between(pool: Forecast, now: float, times: Sequence[float]) -> float:
     """Estimate the trades that neither the last answer shows nor this one, where this one is full.
 
     The rates at both ends of the gap reach some way into it, and meet the mean rate in its middle.
-    What the last answer was too early for is lost too where this one doesn't reach back far enough.
+    What showed up after the last answer but is older than all that this one shows is lost too.
     """
     oldest = min(times)
-    shown_at = pool.as_of() or now
+    shown_at = now if pool.polled_at is None else as_of(pool.polled_at, pool.newest)
     gap = max(0.0, oldest - shown_at)
     span = reach(now, times)
     after, before = len(times) / span, max(0.0, pool.usual() + pool.burst)
@@ -267,5 +269,5 @@ def _between(pool: Forecast, now: float, times: Sequence[float]) -> float:
         before = pool.usual()
     mean = pool.mean
     bent = GAP_SECONDS * math.tanh(gap / (2 * GAP_SECONDS))
-    late = unseen(max(0.0, shown_at - oldest)) * (before + after) / 2
-    return mean * gap + (before + after - 2 * mean) * bent + late
+    late = unseen(max(0.0, shown_at - oldest)) - unseen(as_of(now, max(times)) - oldest)
+    return mean * gap + (before + after - 2 * mean) * bent + late * math.sqrt(before * after)

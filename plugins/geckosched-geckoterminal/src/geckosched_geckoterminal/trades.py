@@ -27,11 +27,14 @@ AGAIN_AFTER = 45
 REFUSED_AGAIN_AFTER = 3600
 """Seconds until a pool that the API refuses (400, 422) is asked again, and the longest that a failing one is left."""
 
-URGENT_FILL = 0.5
-"""Windows full, as predicted, for which a run waits for its first call."""
+URGENT_FILL = 0.1
+"""Part of a window that a call must be expected to save for a run to wait for its first one."""
+
+SURE_FILL = 0.9
+"""Part of a window that a call must be expected to save for a run to wait for further ones."""
 
 OVERFLOWING = 1.2
-"""Windows full, as predicted, for which a run waits for further calls."""
+"""Windows full, as predicted, for which it waits for further calls: trades are being lost."""
 
 LONGEST_RUN = 50
 """Seconds after which a run starts no further call: the next slot is near, and others want some."""
@@ -160,8 +163,8 @@ def next_pool(run: RunContext, rotation: TradeRotation, calls: int) -> str | Non
     """Name the next pool to ask, after `calls` in this run.
 
     A call that goes out at once is free for any pool that is worth one. Where there is none, a run
-    waits for one call, in front of all collectors of lower priority, if a pool's window is filling
-    up: were it to rely on free calls alone, those who come at a luckier moment of the minute would
+    waits for one call, in front of all collectors of lower priority, if a pool's window is likely to
+    overflow: were it to rely on free calls alone, those who come at a luckier moment of the minute would
     leave it none. It waits for more only for pools that lose trades by now.
     """
     if run.stopping or run.now() - run.started_at > timedelta(seconds=LONGEST_RUN):
@@ -172,7 +175,7 @@ def next_pool(run: RunContext, rotation: TradeRotation, calls: int) -> str | Non
     elif calls == 0:
         picked = rotation.pick(now, 1, fill=URGENT_FILL)
     else:
-        picked = rotation.pick(now, 1, fill=OVERFLOWING)
+        picked = rotation.pick(now, 1, fill=SURE_FILL)
         picked = [pool for pool in picked if rotation.fill(pool, now) >= OVERFLOWING]
     return picked[0] if picked else None
 
