@@ -399,6 +399,7 @@ def filling(windows: float) -> TradeRotation:
         (0.95, 0, 0, True),  # about to overflow: the first call of a run may wait
         (0.95, 0, 1, False),  # but no further one,
         (2.0, 0, 1, True),  # unless trades are being lost
+        (2.0, 0, 4, True),
         (0.8, 1, 3, True),
     ],
 )
@@ -408,6 +409,12 @@ def test_a_run_waits_for_a_call_only_where_trades_are_at_stake(
     """Were trades to live on free calls alone, collectors that run just before would take all."""
     run: Any = Moment(free)
     assert next_pool(run, filling(windows), calls) == ("A" if asked else None)
+
+
+def test_a_run_waits_for_pools_that_were_never_looked_at() -> None:
+    """Else candles, of lower priority, would take the calls of a first hour."""
+    run: Any = Moment(0)
+    assert next_pool(run, TradeRotation({"A": 0}), 3) == "A"
 
 
 def test_a_pool_that_was_just_asked_is_not_worth_even_a_free_call() -> None:

@@ -68,6 +68,7 @@ class CandlePlan:
 
     def __init__(self, pools: Iterable[str], timeframes: Sequence[str], *, refresh: float = 3600.0) -> None:
         self.refresh = refresh
+        self.backlog = 0  # how much was due when `next` was last asked
         self.gone = Gone()
         self._timeframes = list(timeframes)
         self._pairs = {(pool, name): _Pair() for pool in pools for name in timeframes}
@@ -80,6 +81,7 @@ class CandlePlan:
         quiet pools only.
         """
         due = [each for each in self._all_due(now) if not self._rests(each[1], now, traded)]
+        self.backlog = len(due)
         if not due:
             return None
         return min(due, key=lambda each: (each[0], self._timeframes.index(each[1].timeframe), each[1].pool))[1]

@@ -24,6 +24,9 @@ __all__ = ["TIMEFRAMES_DEFAULT", "CandlePlan", "Ohlcv", "OhlcvOptions", "ask_pag
 TIMEFRAMES_DEFAULT = ("1m", "15m", "1h", "1d")
 """Timeframes that are collected unless asked otherwise."""
 
+BACKLOG = 12
+"""Pairs and holes that may be due without a run's waiting for more than one call."""
+
 LONGEST_RUN = 50
 """Seconds after which a run starts no further call: the next slot is near."""
 
@@ -62,8 +65,9 @@ def checked(timeframes: Sequence[str]) -> list[str]:
 class Ohlcv(Collector):
     """Ask for the candles that are missing, the most overdue pool and timeframe first.
 
-    A pool and a timeframe together are a target and a transaction. A run makes one call, and goes on while calls are
-    free.
+    A pool and a timeframe together are a target and a transaction. A run waits for one call, and goes on while calls
+    are free; while more than `BACKLOG` pairs and holes are due it waits for further ones, behind all that is more
+    urgent.
     """
 
     name = "geckoterminal-ohlcv"
@@ -92,7 +96,7 @@ class Ohlcv(Collector):
         traded = _Traded(run, network)
         saved, calls = True, 0
         with Client(run, settings) as client:
-            while _goes_on(run, calls) and (ask := plan.next(_now(run), traded)):
+            while (ask := plan.next(_now(run), traded)) and _goes_on(run, calls, plan.backlog):
                 calls += 1
                 saved = False
                 with run.target(f"{ask.pool} {ask.timeframe}"):
@@ -167,11 +171,11 @@ def _now(run: RunContext) -> float:
     return run.now().timestamp()
 
 
-def _goes_on(run: RunContext, calls: int) -> bool:
-    """Tell whether the run makes another call: the first may wait, those that follow are free."""
+def _goes_on(run: RunContext, calls: int, backlog: int) -> bool:
+    """Tell whether the run makes another call: the first may wait, those that follow are free or long overdue."""
     if run.stopping or run.now() - run.started_at > timedelta(seconds=LONGEST_RUN):
         return False
-    return calls == 0 or run.calls_free() > 0
+    return calls == 0 or backlog > BACKLOG or run.calls_free() > 0
 
 
 def _ask(run: RunContext, client: Client, network: str, ask: Ask, plan: CandlePlan) -> list[Batch]:

@@ -30,11 +30,8 @@ REFUSED_AGAIN_AFTER = 3600
 URGENT_FILL = 0.1
 """Part of a window that a call must be expected to save for a run to wait for its first one."""
 
-SURE_FILL = 0.9
+SURE_FILL = 0.5
 """Part of a window that a call must be expected to save for a run to wait for further ones."""
-
-OVERFLOWING = 1.2
-"""Windows full, as predicted, for which it waits for further calls: trades are being lost."""
 
 LONGEST_RUN = 50
 """Seconds after which a run starts no further call: the next slot is near, and others want some."""
@@ -162,21 +159,15 @@ class _Memory:
 def next_pool(run: RunContext, rotation: TradeRotation, calls: int) -> str | None:
     """Name the next pool to ask, after `calls` in this run.
 
-    A call that goes out at once is free for any pool that is worth one. Where there is none, a run
-    waits for one call, in front of all collectors of lower priority, if a pool's window is likely to
-    overflow: were it to rely on free calls alone, those who come at a luckier moment of the minute would
-    leave it none. It waits for more only for pools that lose trades by now.
+    A call that goes out at once is free for any pool that is worth one. Where there is none, a run waits, in front of
+    all collectors of lower priority, for its first call if a pool's window may well overflow, and for further ones if
+    a window is probably full, or was never looked at: were it to rely on free calls alone, those who come at a luckier
+    moment of the minute would leave it none.
     """
     if run.stopping or run.now() - run.started_at > timedelta(seconds=LONGEST_RUN):
         return None
     now, free = _now(run), run.calls_free()
-    if free > 0:
-        picked = rotation.pick(now, free)
-    elif calls == 0:
-        picked = rotation.pick(now, 1, fill=URGENT_FILL)
-    else:
-        picked = rotation.pick(now, 1, fill=SURE_FILL)
-        picked = [pool for pool in picked if rotation.fill(pool, now) >= OVERFLOWING]
+    picked = rotation.pick(now, free) if free > 0 else rotation.pick(now, 1, fill=SURE_FILL if calls else URGENT_FILL)
     return picked[0] if picked else None
 
 
