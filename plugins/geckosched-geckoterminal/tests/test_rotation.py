@@ -159,8 +159,8 @@ def test_no_pool_waits_longer_than_max_wait(rate: float) -> None:
 
 
 def test_nobody_waits_longer_than_max_wait_however_many_others_overflow() -> None:
-    """A hundred pools of which nothing is known, ten that overflow at every call, 60 calls an hour."""
-    pools = {f"hot{place}": 40_000_000 for place in range(10)} | {f"new{place}": 0 for place in range(100)}
+    """140 pools of which nothing is known, ten that overflow at every call, 60 calls an hour."""
+    pools = {f"hot{place}": 40_000_000 for place in range(10)} | {f"new{place}": 0 for place in range(140)}
     rotation = TradeRotation(pools, max_wait=3 * HOUR)
     asked = dict.fromkeys(pools, NOW)
     longest = 0.0
@@ -172,6 +172,14 @@ def test_nobody_waits_longer_than_max_wait_however_many_others_overflow() -> Non
         times = [now - place / 10 for place in range(PAGE)] if pool.startswith("hot") else []
         rotation.observe(pool, now, times, overlap=False)
     assert max(longest, NOW + 8 * HOUR - min(asked.values())) <= 3 * HOUR + 300
+
+
+def test_a_pool_just_asked_can_wait_even_where_calls_come_more_seldom_than_max_wait_asks_for() -> None:
+    rotation = TradeRotation({"a": 0}, max_wait=60)
+    for minute in range(3):
+        rotation.observe("a", NOW + 60 * minute, steady(NOW, 1), overlap=True)
+    assert rotation.pick(NOW + 121, 1) == []
+    assert rotation.pick(NOW + 180, 1) == ["a"]
 
 
 def test_a_deferred_pool_is_left_out_until_its_time_or_until_it_answers() -> None:

@@ -47,6 +47,9 @@ RESERVE = 2.0
 SURELY_HIDDEN = 3.0
 """Trades that a full answer with overlap must be expected to hide to be called a loss."""
 
+CAN_WAIT = 0.9
+"""Part of `max_wait` that must be left for a pool to be none that cannot wait."""
+
 GAP_SECONDS = 15 * 60.0
 """How far into a gap the rates at its ends reach."""
 
@@ -184,12 +187,15 @@ class TradeRotation:
     def _cannot_wait(self, pools: Mapping[str, Forecast], now: float) -> list[str]:
         """Name the pools that must be asked now if no pool shall wait longer than `max_wait`.
 
-        Of the pools in the order in which their time is up, the first k need k calls by then.
+        Of the pools in the order in which their time is up, the first k need k calls by then. Who
+        has waited for less than a tenth of it can wait, even if the calls don't suffice.
         """
         ends = sorted((self._ends(pool, now), name) for name, pool in pools.items())
         pace = RESERVE * self._pace.mean
         needed = 0
         for place, (end, _) in enumerate(ends, 1):
+            if end - now > CAN_WAIT * self.max_wait:
+                break
             if end <= now:
                 needed = place
             elif pace:

@@ -79,6 +79,7 @@ HARD = (
     Kind("overload 1.5", 100, 10, 1.5),
     Kind("down for 2 h", 100, 10, 0.6, down=2),
     Kind("down for 8 h", 60, 10, 0.6, down=8),
+    Kind("down for 26 h", 60, 10, 0.3, down=26),
 )
 
 
