@@ -16,7 +16,7 @@ from geckosched_geckoterminal.call import Call, highest
 from geckosched_geckoterminal.market import WRAPPED_SOL, Pool
 from geckosched_geckoterminal.simulator import Simulator
 from geckosched_geckoterminal.synthetic import SyntheticMarket
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geckosched.testing import FakeClock
@@ -123,7 +123,11 @@ def test_lists_over_all_networks_tell_the_network(client: Client, what: str) -> 
     assert client.rows(f"/networks/eth/{what}") == []
 
 
-@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 30)), max_size=120), st.integers(1, 5))
+heights = st.tuples(st.integers(0, 20), st.integers(0, 30))
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.integers(0, 120).flatmap(lambda size: st.lists(heights, min_size=size, max_size=size)), st.integers(1, 5))
 def test_a_page_of_the_highest_is_that_of_all_sorted_and_asks_no_more_than_it_must(
     found: list[tuple[int, int]], page: int
 ) -> None:
