@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
 from itertools import chain
+from statistics import median
 from typing import Any
 
 import pytest
@@ -97,8 +98,12 @@ def test_trending_pools_of_a_short_span_are_those_that_trade_in_it(client: Clien
     assert len(names(every)) == len(set(names(every)))
     assert not dead & set(names(every))
     assert sum(trades_of(row, "m5") for row in every[:10]) > sum(trades_of(row, "m5") for row in every[-10:])
-    ages = [START - stamp(row["attributes"]["pool_created_at"]) for row in lists["5m"][1:8]]
-    assert sorted(ages)[len(ages) // 2] < 3600
+    assert median_age(lists["5m"][1:8]) < 3600
+    assert median_age(lists["24h"][:8]) < 0.7 * median_age(client.rows("/networks/solana/pools")[:8])
+
+
+def median_age(rows: list[Json]) -> float:
+    return median(START - stamp(row["attributes"]["pool_created_at"]) for row in rows)
 
 
 def died(client: Client, pool: Pool, moment: int) -> bool:
@@ -191,6 +196,9 @@ def test_a_pool_of_three_tokens_has_no_candles(client: Client) -> None:
     assert client.rows(f"/networks/solana/pools/{address}/trades")
     assert names([client.ask(f"/networks/solana/pools/{address}")["data"]]) == [address]
     assert len(client.rows(f"/networks/solana/pools/{address}/info")) == 3
+    third = client.market.basket.others[0].address
+    assert names(client.rows(f"/networks/solana/tokens/{third}/pools")) == [address]
+    assert client.ask(f"/networks/solana/tokens/{third}")["data"]["attributes"]["price_usd"] is None
     lists = [client.rows("/networks/solana/pools", page=page) for page in "1234"]
     assert address not in names(list(chain(*lists)))
 
