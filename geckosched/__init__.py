@@ -41,6 +41,7 @@ from geckosched.core import (
     to_datetime,
     to_text,
 )
+from geckosched.forecast import BudgetForecast, Forecast, JobForecast, NotScheduled, Setup
 from geckosched.views import JobStatus, SchedulerInfo, Status
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Breaker",
     "BreakerState",
     "Budget",
+    "BudgetForecast",
     "Clock",
     "CollectionScheduler",
     "Collector",
@@ -56,10 +58,13 @@ __all__ = [
     "DryBatch",
     "DryRun",
     "DuplicateJob",
+    "Forecast",
     "GeckoschedError",
     "Health",
     "Inbox",
+    "JobForecast",
     "JobStatus",
+    "NotScheduled",
     "Outcome",
     "PluginError",
     "PluginStatus",
@@ -72,6 +77,7 @@ __all__ = [
     "SchedulerConfig",
     "SchedulerInfo",
     "SchedulerState",
+    "Setup",
     "SkipRun",
     "Status",
     "StoreError",

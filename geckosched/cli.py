@@ -24,16 +24,22 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from geckosched.config import Configuration, find_database, installed_plugins, load_configuration
+from geckosched.config import (
+    Configuration,
+    find_configuration,
+    find_database,
+    installed_plugins,
+    load_configuration,
+    read_configuration,
+)
 from geckosched.core import (
     SECOND,
     BreakerState,
@@ -45,6 +51,7 @@ from geckosched.core import (
     Outcome,
     PluginError,
     PluginStatus,
+    Reason,
     Run,
     SchedulerConfig,
     SchedulerState,
@@ -52,6 +59,22 @@ from geckosched.core import (
     UnknownJob,
     __version__,
     parse_duration,
+)
+from geckosched.forecast import OFF_BY_DEFAULT, BudgetForecast, Forecast, JobForecast
+from geckosched.rendering import (
+    briefly,
+    clean,
+    count,
+    data_to_stdout,
+    fully,
+    in_seconds,
+    in_words,
+    print_json,
+    print_table,
+    printable,
+    put,
+    span,
+    stdout,
 )
 from geckosched.views import JobStatus, SchedulerInfo, Status
 
@@ -68,7 +91,6 @@ _FEW = 10  # of many jobs, in one line
 _SWITCH = 0.001  # seconds that a collector which burns CPU keeps the other threads waiting, instead of Python's 0.005
 _HANGS = "the leader hangs, is stopped or can't write the store"  # why a heartbeat is stale
 
-_stdout: ContextVar[TextIO] = ContextVar("stdout")  # where data goes, whatever plugins do to sys.stdout
 
 log = logging.getLogger("geckosched")
 
@@ -89,7 +111,7 @@ class _Commands(TyperGroup):
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run one command and leave with its exit code; tests and the console script end in the same way."""
         extra["standalone_mode"] = False  # else a usage error is several lines
-        with _log_to_stderr(), _data_to_stdout():
+        with _log_to_stderr(), data_to_stdout():
             try:
                 code = super().main(*args, **extra) or DONE
             except typer.TyperException as error:
@@ -98,7 +120,7 @@ class _Commands(TyperGroup):
                 _complain(f"{error.format_message()} (see {where.command_path if where else 'geckosched'} --help)")
             except GeckoschedError as error:
                 code = USAGE if isinstance(error, ConfigError | UnknownJob | _UsageError) else FAILED
-                _complain(str(error))
+                _complain_of(error)
         sys.exit(code)
 
     def invoke(self, ctx: Any) -> Any:
@@ -112,9 +134,12 @@ class _Commands(TyperGroup):
             raise typer.Exit(DONE) from None
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Name the installed plugins, which bring commands; none is loaded for it."""
+        """Name the installed plugins, which may bring commands; none is loaded for it, so nobody knows which do."""
         names = ", ".join(installed_plugins())
-        self.epilog = f"Plugins bring commands of their own: geckosched PLUGIN --help. Installed: {names or 'none'}."
+        self.epilog = (
+            "A plugin may bring commands of its own: geckosched PLUGIN --help shows them, if it does. "
+            f"Installed plugins: {names or 'none'}."
+        )
         super().format_epilog(ctx, formatter)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -123,7 +148,13 @@ class _Commands(TyperGroup):
 
 
 def _complain(text: str) -> None:
-    typer.echo(f"geckosched: {_clean(text)}", err=True)
+    typer.echo(f"geckosched: {clean(text)}", err=True)
+
+
+def _complain_of(error: GeckoschedError) -> None:
+    """Say an error; a configuration's has a line for each thing that is wrong."""
+    for line in str(error).splitlines() if isinstance(error, ConfigError) else [str(error)]:
+        _complain(line)
 
 
 def _say(text: str) -> None:
@@ -137,25 +168,8 @@ class _PlainLines(logging.Formatter):
         moment = datetime.fromtimestamp(record.created, UTC)
         job = record.name.removeprefix("geckosched.job.") if record.name.startswith("geckosched.job.") else ""
         level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        text = f"{moment:%Y-%m-%d %H:%M:%S} {level}{job and f'{job}: '}{_clean(record.getMessage())}"
+        text = f"{moment:%Y-%m-%d %H:%M:%S} {level}{job and f'{job}: '}{clean(record.getMessage())}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
-
-
-@contextmanager
-def _data_to_stdout() -> Iterator[None]:
-    """Keep stdout for `_put` while a command runs, whatever `_divert_stdout` or a plugin makes of `sys.stdout`."""
-    before = sys.stdout
-    token = _stdout.set(before)
-    try:
-        yield
-    finally:
-        sys.stdout = before
-        _stdout.reset(token)
-
-
-def _put(text: str) -> None:
-    """Print data."""
-    typer.echo(text, file=_stdout.get(sys.stdout))
 
 
 @contextmanager
@@ -226,10 +240,12 @@ def run(
     scheduler = _load(_configure(config, database))
     found = scheduler.get_status()
     chosen = {job.job_id for job in found.jobs}.intersection(only or ())
-    jobs = f"{len(chosen)} of {_count(len(found.jobs), 'job')} (--only)" if only else _count(len(found.jobs), "job")
+    jobs = f"{len(chosen)} of {count(len(found.jobs), 'job')} (--only)" if only else count(len(found.jobs), "job")
     log.info("%s, store %s, times in UTC", jobs, found.scheduler.database)
     for name, reason in scheduler.registry.not_scheduled.items():
         log.info("not scheduled: %s %s", name, _with_place(name, reason))
+    for name in sorted(scheduler.registry.off_by_default):
+        log.info("off by default: %s (%s)", name, _how_to_turn_on(name))
     if once:
         raise typer.Exit(_run_once(scheduler, only or ()))
     scheduler.run_forever(seconds, only=only or None)
@@ -251,12 +267,13 @@ def status(
     That is what the store says, whether a scheduler runs or not. A wrong configuration is said, and the exit code is
     then 2.
     """
-    code, scheduler_config = DONE, SchedulerConfig()
+    code, scheduler_config, configuration = DONE, SchedulerConfig(), None
     try:
-        scheduler_config = _configure(config, database).scheduler
+        configuration = _configure(config, database)
+        scheduler_config = configuration.scheduler
     except ConfigError as error:
         code, place = USAGE, database or find_database(config)
-        _complain(f"{error}{'' if place else f'; showing ./{scheduler_config.database}, the default'}")
+        _complain_of(ConfigError(f"{error}{'' if place else f'; showing ./{scheduler_config.database}, the default'}"))
         scheduler_config = SchedulerConfig(database=place) if place else scheduler_config
     scheduler = CollectionScheduler(scheduler_config)
     found = scheduler.get_status()
@@ -264,9 +281,12 @@ def status(
         found = dataclasses.replace(found, jobs=(scheduler.get_collector_status(job),))
     now = datetime.now(UTC)
     if as_json:
-        _print_json(found.as_dict())
+        print_json(found.as_dict())
     elif job is not None:
-        _print_job(found.jobs[0], found, _reasons(scheduler, found.jobs), now)
+        shown = found.jobs[0]
+        if configuration is not None and _is_off_by_default(shown, configuration):
+            shown = dataclasses.replace(shown, reason=f"off by default: {_how_to_turn_on(job)}")
+        _print_job(shown, found, _reasons(scheduler, found.jobs), now)
     else:
         _print_status(found, _reasons(scheduler, found.jobs), now)
     if check and (objections := _objections(found, now)):
@@ -309,16 +329,29 @@ def trigger(
     _say(f"triggered {job}{how}")
     _say_what_delays(found)
     try:
-        result = scheduler.execute_collector_now(job, wait=not no_wait)
-    except UnknownJob:  # the leader has ended meanwhile, and here no plugin is loaded yet
-        _say("the leader has ended, running it here")
-        result = _load(configuration).execute_collector_now(job)
+        try:
+            result = scheduler.execute_collector_now(job, wait=not no_wait)
+        except UnknownJob:  # the leader has ended meanwhile, and here no plugin is loaded yet
+            _say("the leader has ended, running it here")
+            result = _load(configuration).execute_collector_now(job)
+    except KeyboardInterrupt as error:
+        if not isinstance(error, _Terminated):
+            _complain(f"interrupted; {_after_an_interrupt(job, scheduler)}")
+        raise
     if as_json:
-        _print_json(result.as_dict() if result else None)
+        print_json(result.as_dict() if result else None)
     else:
-        _put(f"{job}: {_result(result) if result else 'waits for its turn'}")
+        put(f"{job}: {_result(result) if result else 'waits for its turn'}")
     if result is not None and _has_failed(result):
         raise typer.Exit(FAILED)
+
+
+def _after_an_interrupt(job: str, scheduler: CollectionScheduler) -> str:
+    """Say what became of a run that was waited for: the leader's goes on, one of this process has ended with it."""
+    if not _is_led(scheduler.get_status()):
+        return f"the run was here, and has ended with it (see geckosched runs {job})"
+    goes_on = scheduler.get_collector_status(job).running_for is not None
+    return "the run goes on in the process that leads" if goes_on else f"see geckosched runs {job}"
 
 
 def _dry_run(job: str, configuration: Configuration, found: Status, as_json: bool) -> int:
@@ -332,7 +365,7 @@ def _dry_run(job: str, configuration: Configuration, found: Status, as_json: boo
     _say(f"dry run of {job}: nothing of it is stored but its calls")
     result = scheduler.dry_run(job)
     if as_json:
-        _print_json(result.as_dict())
+        print_json(result.as_dict())
     else:
         _print_dry_run(job, result)
     return FAILED if _has_failed(result.run) else DONE
@@ -362,7 +395,7 @@ def runs(
         found = _failed_runs(scheduler, job_or_id, limit) if failed else scheduler.get_runs(job_or_id, limit)
     now = datetime.now(UTC)
     if as_json:
-        _print_json([each.as_dict() for each in found])
+        print_json([each.as_dict() for each in found])
     elif run_id is not None:
         _print_details(found[0], now, {"outcome": _GONE} if _orphans(scheduler, found) else {})
     else:
@@ -381,8 +414,8 @@ def plugins(as_json: AsJson = False, config: Config = None, database: Database =
     try:
         configuration = _configure(config, database)
     except ConfigError as error:  # it would say which plugins must not be imported, so none is
-        _complain(str(error))
-        _show_plugins(_unloaded_plugins(), {}, as_json)
+        _complain_of(error)
+        _show_plugins(_unloaded_plugins(), {}, (), as_json)
         raise typer.Exit(USAGE) from error
     scheduler = CollectionScheduler(configuration.scheduler)
     try:
@@ -390,16 +423,38 @@ def plugins(as_json: AsJson = False, config: Config = None, database: Database =
             configuration.load_plugins(scheduler)
     except ConfigError as error:
         code = USAGE
-        _complain(str(error))
+        _complain_of(error)
     found = tuple(scheduler.registry.plugins.values())
     try:
         found = tuple(each for each in scheduler.get_status().plugins if each.name in scheduler.registry.plugins)
     except StoreError as error:
         code = code or FAILED
         _complain(f"{error}, so errors of hooks are not shown")
-    _show_plugins(found, scheduler.registry.not_scheduled, as_json)
+    _show_plugins(found, scheduler.registry.not_scheduled, scheduler.registry.off_by_default, as_json)
     if not as_json:
         _print_left_out(configuration)
+    raise typer.Exit(code)
+
+
+@app.command()
+def check(as_json: AsJson = False, config: Config = None, database: Database = None) -> None:
+    """Show what a start would do, and what is wrong.
+
+    That is the jobs with their next runs, and how many calls an hour they ask of each budget against what it gives.
+    Everything that is wrong with the configuration is said, not only the first. Nothing is run and nothing is written;
+    a store that is there tells when jobs run next and how many calls they made. The exit code is 0 with warnings, too,
+    1 if a plugin is broken or the store can't be used, 2 if the configuration is wrong.
+    """
+    _divert_stdout()
+    found, code = _forecast(config, database)
+    for line in found.errors:
+        _complain(line)
+    for line in found.warnings:
+        _complain(f"warning: {line}")
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        _print_forecast(found, datetime.now(UTC))
     raise typer.Exit(code)
 
 
@@ -413,13 +468,19 @@ def enable(job: JobId, config: Config = None, database: Database = None) -> None
     switched_off = configuration.collectors.get(job, {}).get("enabled") is False
     if switched_off and not _is_led(CollectionScheduler(configuration.scheduler).get_status()):
         raise GeckoschedError(f"{configuration.path} says that {job} is enabled = false, so change it there")
-    before, after, found = _operate(job, configuration, CollectionScheduler.enable_collector)
+    scheduler, before, found = _reach(job, configuration, database)
+    off_by_default = _is_off_by_default(before, configuration)
+    if off_by_default and not _is_led(found):
+        raise GeckoschedError(f"{job} is off by default, and would be again at the next start: {_how_to_turn_on(job)}")
+    after, found = _operate(scheduler, job, found, CollectionScheduler.enable_collector)
     if not _is_active(after):
         raise GeckoschedError(f"enable {job}: {_NOT_YET}")
     said = _will_run(after, found)
     if switched_off:
         said += f"; {configuration.path} says enabled = false, which holds again from the next start on"
-    _put(f"{job} was enabled already: {said}" if _is_active(before) else f"enabled {job}: {said}")
+    elif off_by_default:
+        said += f"; it is off by default, which holds again from the next start on, unless {_how_to_turn_on(job)}"
+    put(f"{job} was enabled already: {said}" if _is_active(before) else f"enabled {job}: {said}")
 
 
 @app.command()
@@ -429,11 +490,12 @@ def disable(job: JobId, config: Config = None, database: Database = None) -> Non
     Breaker, configuration and restarts change nothing about that. A run in progress goes on to its end, and `trigger`
     still runs the job.
     """
-    before, after, found = _operate(job, _configure(config, database), CollectionScheduler.disable_collector)
+    scheduler, before, found = _reach(job, _configure(config, database), database)
+    after, found = _operate(scheduler, job, found, CollectionScheduler.disable_collector)
     if after.disabled_at is None:
         raise GeckoschedError(f"disable {job}: {_NOT_YET}")
     said = _will_run(after, found)
-    _put(f"{job} was disabled already: {said}" if before.disabled_at else f"disabled {job}: {said}")
+    put(f"{job} was disabled already: {said}" if before.disabled_at else f"disabled {job}: {said}")
 
 
 @app.command()
@@ -442,12 +504,13 @@ def reset(job: JobId, config: Config = None, database: Database = None) -> None:
 
     For when what made it fail has been mended: its slots come up again without waiting for the probe.
     """
-    before, after, found = _operate(job, _configure(config, database), CollectionScheduler.reset_breaker)
+    scheduler, before, found = _reach(job, _configure(config, database), database)
+    after, found = _operate(scheduler, job, found, CollectionScheduler.reset_breaker)
     if after.breaker is not BreakerState.CLOSED:  # not written yet, or the next run has failed already
         raise GeckoschedError(f"reset {job}: its breaker is {_words(after.breaker)}; see geckosched status {job}")
     needless = before.breaker is BreakerState.CLOSED and not before.consecutive_errors and before.retry_at is None
     said = f"breaker closed; {_will_run(after, found)}"
-    _put(f"{job} needed no reset: {said}" if needless else f"reset {job}: {said}")
+    put(f"{job} needed no reset: {said}" if needless else f"reset {job}: {said}")
 
 
 # -- What the commands share -------------------------------------------------------------------------------------------
@@ -460,6 +523,36 @@ def _configure(config: Path | None, database: Path | None) -> Configuration:
     if database is None:
         return configuration
     return dataclasses.replace(configuration, scheduler=dataclasses.replace(configuration.scheduler, database=database))
+
+
+def _forecast(config: Path | None, database: Path | None) -> tuple[Forecast, int]:
+    """Return what `check` shows, and its exit code. With a wrong configuration no job would run, so none is shown."""
+    configuration, wrong = read_configuration(config)
+    place = database or (find_database(config) if wrong else None)
+    if configuration is None:  # it would say which plugins must not be imported, so none is
+        path, place = None, (place or Path(SchedulerConfig().database)).resolve()
+        with suppress(ConfigError):  # it is among the errors
+            path = find_configuration(config)
+        name = str(path) if path else None
+        return Forecast(name, str(place), place.exists(), None, tuple(wrong), plugins=_unloaded_plugins()), USAGE
+    settings = configuration.scheduler
+    scheduler = CollectionScheduler(dataclasses.replace(settings, database=place) if place else settings)
+    with _kept_warnings() as warnings:
+        try:
+            configuration.load_plugins(scheduler)
+        except ConfigError as error:
+            wrong += str(error).splitlines()
+    found = scheduler.get_forecast()
+    broken = [f"plugin {each.name} is broken: {each.error}" for each in found.plugins if not each.ok]
+    found = dataclasses.replace(
+        found,
+        configuration=str(configuration.path) if configuration.path else None,
+        errors=(*wrong, *broken, *found.errors),
+        warnings=(*warnings, *found.warnings),
+    )
+    if wrong:
+        return dataclasses.replace(found, warnings=tuple(warnings), jobs=(), not_scheduled=(), budgets=()), USAGE
+    return found, FAILED if found.errors else DONE
 
 
 def _load(configuration: Configuration) -> CollectionScheduler:
@@ -485,25 +578,43 @@ def _expect_plugin(job: JobStatus, found: Status) -> None:
             raise PluginError(f"{job.job_id} can't run: plugin {plugin.name} is broken: {plugin.error}")
 
 
-def _operate(
-    job: str, configuration: Configuration, ask: Callable[[CollectionScheduler, str], None]
-) -> tuple[JobStatus, JobStatus, Status]:
-    """Have the leader or, with none, this process do something to a job. Returns the job before and after, and the
-    status after.
+def _reach(
+    job: str, configuration: Configuration, database: Path | None
+) -> tuple[CollectionScheduler, JobStatus, Status]:
+    """Return what an operator's switch of a job goes through, the job as it is, and the status. `database` is the store
+    that the operator named, who then wants that one: it must be there.
 
-    An operator's switch must not need the job's plugin: they are loaded only for a job that the store does not know.
+    A switch must not need the job's plugin: they are loaded only for a job that the store does not know.
     """
     scheduler = CollectionScheduler(configuration.scheduler)
     found = scheduler.get_status()
+    if database is not None and not database.exists():
+        raise _UsageError(f"{database}: no such file, named by --database")
     if not _is_led(found) and job not in (each.job_id for each in found.jobs):
         _divert_stdout()
         scheduler = _load(configuration)
         found = scheduler.get_status()
-    before = _expect_job(job, found, scheduler.registry.not_scheduled)
+    return scheduler, _expect_job(job, found, scheduler.registry.not_scheduled), found
+
+
+def _operate(
+    scheduler: CollectionScheduler, job: str, found: Status, ask: Callable[[CollectionScheduler, str], None]
+) -> tuple[JobStatus, Status]:
+    """Have the leader or, with none, this process do something to a job. Returns the job and the status afterwards."""
     _say_what_delays(found)
     ask(scheduler, job)
     found = scheduler.get_status()
-    return before, _expect_job(job, found, {}), found
+    return _expect_job(job, found, {}), found
+
+
+def _is_off_by_default(job: JobStatus, configuration: Configuration) -> bool:
+    """Whether a job is off since its collector's author says so, as far as can be told without its plugin."""
+    table = configuration.collectors.get(job.job_id, {})
+    return not job.enabled and job.disabled_at is None and job.plugin is not None and "enabled" not in table
+
+
+def _how_to_turn_on(job: str) -> str:
+    return f"enabled = true in [collectors.{job}] turns it on"
 
 
 def _is_active(job: JobStatus) -> bool:
@@ -550,11 +661,30 @@ def _no_word_of_broken_plugins() -> Iterator[None]:
     def is_other(record: logging.LogRecord) -> bool:
         return not str(record.msg).startswith("plugin %s is broken")
 
-    log.addFilter(is_other)
+    with _filtered(is_other):
+        yield
+
+
+@contextmanager
+def _kept_warnings() -> Iterator[list[str]]:
+    """Keep the warnings, but those that plugins are broken, instead of logging them."""
+    kept: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        kept.append(record.getMessage())
+        return False
+
+    with _no_word_of_broken_plugins(), _filtered(keep):  # the first filter that refuses a record ends the matter
+        yield kept
+
+
+@contextmanager
+def _filtered(by: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
+    log.addFilter(by)
     try:
         yield
     finally:
-        log.removeFilter(is_other)
+        log.removeFilter(by)
 
 
 def _with_place(collector: str, reason: str) -> str:
@@ -672,7 +802,7 @@ def _has_run(job: JobStatus, since: datetime) -> bool:
 
 
 def _divert_stdout() -> Callable[[], None]:
-    """From now on let what plugins print go to stderr, in whatever way they write to stdout; `_put` still reaches it.
+    """From now on let what plugins print go to stderr, in whatever way they write to stdout; `put` still reaches it.
 
     Called where plugin code may run and data is printed, and not undone there, since a plugin's thread may print until
     the process ends. What is returned undoes it.
@@ -683,14 +813,14 @@ def _divert_stdout() -> Callable[[], None]:
         number, kept = before.fileno(), os.dup(before.fileno())
         os.dup2(sys.stderr.fileno(), number)
     if kept >= 0:
-        _stdout.set(os.fdopen(kept, "w", encoding=before.encoding, errors=before.errors))
+        stdout.set(os.fdopen(kept, "w", encoding=before.encoding, errors=before.errors))
     sys.stdout = sys.stderr
 
     def undo() -> None:
         sys.stdout = before
         if kept >= 0:
             os.dup2(kept, number)
-        _stdout.set(before)
+        stdout.set(before)
 
     return undo
 
@@ -720,47 +850,35 @@ def _plugin_commands(word: str, ours: Sequence[str]) -> TyperGroup:
 
 # -- Rendering ---------------------------------------------------------------------------------------------------------
 
-_WIDTH = 80  # of what is piped, where it can be kept without cutting anything
-_COLOURS = {
-    "healthy": "green", "succeeded": "green",
-    "degraded": "yellow", "partial": "yellow", "rate_limited": "yellow",
-    "unhealthy": "red", "failed": "red", "timed_out": "red", "interrupted": "red",
-}  # fmt: skip
-
-
-def _print_json(value: object) -> None:
-    _put(json.dumps(value, indent=2, default=repr))  # repr: bytes in the rows of a dry run
-
-
 def _print_status(found: Status, reasons: Mapping[str, str], now: datetime) -> None:
     _print_scheduler(found.scheduler, now)
     _print_jobs(found.jobs, now, led=_is_led(found), reasons=reasons)
     for plugin in found.plugins:
         if not plugin.ok:
-            _put(f"plugin {plugin.name} is broken: {_clean(plugin.error or '')}")
+            put(f"plugin {plugin.name} is broken: {clean(plugin.error or '')}")
 
 
 def _print_scheduler(info: SchedulerInfo, now: datetime) -> None:
     running = info.state is not SchedulerState.STOPPED
-    who = f", process {info.pid} on {info.host}, started {_fully(info.started_at, now)}" if running else ""
-    _put(f"scheduler  {info.state}{who}")
+    who = f", process {info.pid} on {info.host}, started {fully(info.started_at, now)}" if running else ""
+    put(f"scheduler  {info.state}{who}")
     if info.heartbeat_at is not None:
-        _put(f"heartbeat  {_fully(info.heartbeat_at, now)}")
+        put(f"heartbeat  {fully(info.heartbeat_at, now)}")
         if _silence(info, now):
-            _put(f"  stale: {_HANGS}")
-    _put(f"database   {info.database}{'' if Path(info.database).exists() else ' (not there yet)'}")
+            put(f"  stale: {_HANGS}")
+    put(f"database   {info.database}{'' if Path(info.database).exists() else ' (not there yet)'}")
 
 
 def _print_jobs(
     jobs: Sequence[JobStatus], now: datetime, *, led: bool = True, reasons: Mapping[str, str] | None = None
 ) -> None:
     if not jobs:
-        _put("\nno jobs yet: geckosched run schedules what the plugins bring")
+        put("\nno jobs yet: geckosched run schedules what the plugins bring")
         return
-    _put("")
+    put("")
     headers = ["JOB", "HEALTH", "LAST (UTC)", "NEXT (UTC)", ">RUNS", ">ERRORS"]
     rows = [
-        [job.job_id, job.health, _briefly(job.last_started_at, now), _next(job, now, led), str(job.runs),
+        [job.job_id, job.health, briefly(job.last_started_at, now), _next(job, now, led), str(job.runs),
          str(job.errors)]
         for job in jobs
     ]  # fmt: skip
@@ -769,16 +887,16 @@ def _print_jobs(
         for row, job in zip(rows, jobs, strict=True):
             row.append(str(job.lost))
     notes = {index: _note_of_job(job, led, (reasons or {}).get(job.job_id)) for index, job in enumerate(jobs)}
-    _print_table(headers, rows, notes)
+    print_table(headers, rows, notes)
 
 
 def _next(job: JobStatus, now: datetime, led: bool) -> str:
     if not led:
         return "-" if job.health is Health.DISABLED else "when started"
     if job.running_for is not None:
-        return f"running {_span(job.running_for)}"
+        return f"running {span(job.running_for)}"
     overdue = job.next_run_at is not None and job.next_run_at < now
-    return f"overdue {job.next_run_at:%H:%M}" if overdue else _briefly(job.next_run_at, now)
+    return f"overdue {job.next_run_at:%H:%M}" if overdue else briefly(job.next_run_at, now)
 
 
 def _note_of_job(job: JobStatus, led: bool = True, reason: str | None = None) -> str:
@@ -794,7 +912,7 @@ def _note_of_job(job: JobStatus, led: bool = True, reason: str | None = None) ->
         said.insert(0, f"breaker {_words(job.breaker)}")
     if job.running_for is not None and not led:
         said.insert(0, _GONE)
-    return _clean("; ".join(said))
+    return clean("; ".join(said))
 
 
 def _print_job(job: JobStatus, found: Status, reasons: Mapping[str, str], now: datetime) -> None:
@@ -807,7 +925,7 @@ def _print_job(job: JobStatus, found: Status, reasons: Mapping[str, str], now: d
         instead["last_outcome"] = f"{job.last_outcome}: {reason}"
     _print_details(job, now, instead, job.reason)
     if silence := _silence(found.scheduler, now):
-        _put(f"scheduler: {silence}")
+        put(f"scheduler: {silence}")
 
 
 def _will_run(job: JobStatus, found: Status) -> str:
@@ -825,20 +943,24 @@ def _will_run(job: JobStatus, found: Status) -> str:
         said = "next run as soon as it can"
     else:
         moment = f"{job.next_run_at:%H:%M}" if job.next_run_at - now < timedelta(days=1) else f"{job.next_run_at:%m-%d}"
-        said = f"next run {_in_words(job.next_run_at, now)} ({moment} UTC)"
+        said = f"next run {in_words(job.next_run_at, now)} ({moment} UTC)"
     return f"{said}; {job.reason}" if job.health is Health.UNHEALTHY else said
 
 
-def _show_plugins(found: Sequence[PluginStatus], not_scheduled: Mapping[str, str], as_json: bool) -> None:
+def _show_plugins(
+    found: Sequence[PluginStatus], not_scheduled: Mapping[str, str], off: Collection[str], as_json: bool
+) -> None:
     if as_json:
-        _print_json([each.as_dict() for each in found])
+        print_json([each.as_dict() for each in found])
     elif not found:
-        _put("no plugins: install one beside geckosched, or name a file in [plugins] load")
+        put("no plugins: install one beside geckosched, or name a file in [plugins] load")
     else:
-        _print_plugins(found, not_scheduled)
+        _print_plugins(found, not_scheduled, off)
 
 
-def _print_plugins(found: Sequence[PluginStatus], not_scheduled: Mapping[str, str]) -> None:
+def _print_plugins(
+    found: Sequence[PluginStatus], not_scheduled: Mapping[str, str], off: Collection[str] = ()
+) -> None:
     """Print a row for each collector, the first with its plugin, and below the last what is wrong with the plugin."""
     rows: list[tuple[str, str, str]] = []
     notes: dict[int, str] = {}
@@ -849,13 +971,91 @@ def _print_plugins(found: Sequence[PluginStatus], not_scheduled: Mapping[str, st
         for each in plugin.collectors or ("-",):
             if each in not_scheduled:
                 notes[len(rows)] = f"not scheduled: {each} {_with_place(each, not_scheduled[each])}"
+            elif each in off:
+                notes[len(rows)] = f"off by default: {_how_to_turn_on(each)}"
             rows.append((name, version, each))
             name = version = ""
         if plugin.error:
             what = "" if plugin.error == _NOT_LOADED else "a hook failed: " if plugin.ok else "broken: "
             others = notes.get(len(rows) - 1)
-            notes[len(rows) - 1] = "; ".join(filter(None, (others, what + _clean(plugin.error))))
-    _print_table(("NAME", "VERSION", "COLLECTORS"), rows, notes)
+            notes[len(rows) - 1] = "; ".join(filter(None, (others, what + clean(plugin.error))))
+    print_table(("NAME", "VERSION", "COLLECTORS"), rows, notes)
+
+
+def _print_forecast(found: Forecast, now: datetime) -> None:
+    put(f"configuration  {found.configuration or 'none'}")
+    put(f"database       {found.database}{'' if found.database_exists else ' (not there yet)'}")
+    if found.leader_pid is not None:
+        put(f"scheduler      process {found.leader_pid} leads; this is how it will be after its next start")
+    names = [f"{each.name} {each.version or ''}".strip() + ("" if each.ok else " (broken)") for each in found.plugins]
+    put(f"plugins        {', '.join(names) or 'none'}")
+    if found.jobs:
+        put("")
+        _print_planned(found.jobs, now)
+    for each in found.not_scheduled:
+        put(f"not scheduled: {each.collector} {_with_place(each.collector, each.reason)}")
+    if found.budgets:
+        put("")
+        _print_budgets(found.budgets)
+
+
+def _print_planned(jobs: Sequence[JobForecast], now: datetime) -> None:
+    """Print a row for each job; the calls of one that is off stand in parentheses, since no budget counts them."""
+    rows = [
+        (job.job_id, f"{job.every} {job.at}" if job.at else job.every, _planned(job, now), str(job.priority),
+         job.budget or "-", f"({_figure(job.calls_per_hour)})" if job.off else _figure(job.calls_per_hour),
+         job.calls_from or "-")
+        for job in jobs
+    ]  # fmt: skip
+    notes = {index: _note_of_plan(job) for index, job in enumerate(jobs)}
+    print_table(("JOB", "EVERY", "NEXT (UTC)", ">PRIO", "BUDGET", ">CALLS/H", "FROM"), rows, notes)
+
+
+def _planned(job: JobForecast, now: datetime) -> str:
+    if job.next_run_at is None:
+        return "off"
+    return "at once" if job.next_run_at <= now else briefly(job.next_run_at, now)
+
+
+_WHY_NEXT = {
+    Reason.CATCHUP: "a slot of it passed, which it catches up with",
+    Reason.RETRY: "its last run asked to be tried again",
+    Reason.PROBE: "its breaker is open: the next run is the probe",
+}
+
+
+def _note_of_plan(job: JobForecast) -> str:
+    """Say why a job is off, why it runs out of turn, and what is to be known of its calls."""
+    said = [_WHY_NEXT.get(job.next_reason, "") if job.next_reason else "", job.problem or ""]
+    if job.off == OFF_BY_DEFAULT:
+        said.append(f"{job.off}: {_how_to_turn_on(job.job_id)}")
+    elif job.off:
+        said.append(job.off)
+    declared, measured = job.calls_declared, job.calls_measured
+    if declared is not None and measured is not None and abs(declared - measured) > max(declared, measured) / 2:
+        said.append(f"it declares {_figure(declared)} calls a run, the last day's made {_figure(measured)}")
+    return clean("; ".join(filter(None, said)))
+
+
+def _print_budgets(budgets: Sequence[BudgetForecast]) -> None:
+    rows = [
+        (each.name, each.rate, str(each.burst), _figure(each.gives), _figure(each.asked), f"{each.share:.0%}")
+        for each in budgets
+    ]
+    notes = {
+        index: f"not counted, since they don't say how many calls they make: {', '.join(each.unknown[:_FEW])}"
+        f"{f' and {len(each.unknown) - _FEW} more' if len(each.unknown) > _FEW else ''}"
+        for index, each in enumerate(budgets)
+        if each.unknown
+    }
+    print_table(("BUDGET", "RATE", ">BURST", ">GIVES/H", ">ASKED/H", ">SHARE"), rows, notes)
+
+
+def _figure(number: float | None) -> str:
+    """Write a number of calls: whole if it is or is large, else with a digit that says something."""
+    if number is None:
+        return "?"
+    return f"{number:.0f}" if number >= 100 or number == round(number) else f"{number:.2g}"
 
 
 def _print_left_out(configuration: Configuration) -> None:
@@ -865,35 +1065,35 @@ def _print_left_out(configuration: Configuration) -> None:
     others = [name for name in installed if only is not None and name not in (*only, *disabled)]
     for reason, names in (("disabled by [plugins] disable", disabled), ("not in GECKOSCHED_LOAD_PLUGINS", others)):
         if names:
-            _put(f"{reason}: {', '.join(names)}")
+            put(f"{reason}: {', '.join(names)}")
 
 
 def _print_dry_run(job: str, result: DryRun) -> None:
     """Print how a dry run ended, each batch with its first rows, what was lost, the calls and the cursor."""
     run = result.run
-    reason, calls = _reason(run), _count(run.calls, "call")
-    _put(f"{job}: {run.outcome}, would store {_count(run.rows, 'row')}, {calls} in {_seconds(run.seconds)} s"
+    reason, calls = _reason(run), count(run.calls, "call")
+    put(f"{job}: {run.outcome}, would store {count(run.rows, 'row')}, {calls} in {in_seconds(run.seconds)} s"
          f"{reason and f': {reason}'}")  # fmt: skip
     for batch in result.batches:
         key = f" by {', '.join(batch.pk)}, {batch.on_conflict}" if batch.pk else ", appended"
-        _put(f"\n{batch.table}: {_count(len(batch.rows), 'row')}, {batch.changed} new or changed{key}")
+        put(f"\n{batch.table}: {count(len(batch.rows), 'row')}, {batch.changed} new or changed{key}")
         for row in batch.rows[:_FEW]:
-            _put("  " + ", ".join(f"{_clean(name)}={_clean(repr(value))}" for name, value in row.items()))
+            put("  " + ", ".join(f"{clean(name)}={clean(repr(value))}" for name, value in row.items()))
         if len(batch.rows) > _FEW:
-            _put(f"  ... {len(batch.rows) - _FEW} more (all of them: --json)")
+            put(f"  ... {len(batch.rows) - _FEW} more (all of them: --json)")
     for loss in result.losses:
-        _put(f"\nlost {loss['count']} of {_clean(loss['target'])} between {loss['since']} and {loss['until']}")
-    _put(f"\nstate {json.dumps(result.state, ensure_ascii=False)}")
+        put(f"\nlost {loss['count']} of {clean(loss['target'])} between {loss['since']} and {loss['until']}")
+    put(f"\nstate {json.dumps(result.state, ensure_ascii=False)}")
     if run.traceback:
-        _put("\n  ".join(["\ntraceback:", *(_printable(line).rstrip() for line in run.traceback.splitlines())]))
+        put("\n  ".join(["\ntraceback:", *(printable(line).rstrip() for line in run.traceback.splitlines())]))
 
 
 def _print_runs(runs: Sequence[Run], now: datetime, orphans: Collection[int] = ()) -> None:
     if not runs:
-        _put("no runs")
+        put("no runs")
         return
     rows = [
-        (str(each.id), each.job_id, _outcome(each, orphans), _briefly(each.started_at, now), _seconds(each.seconds),
+        (str(each.id), each.job_id, _outcome(each, orphans), briefly(each.started_at, now), in_seconds(each.seconds),
          str(each.rows), str(each.calls))
         for each in runs
     ]  # fmt: skip
@@ -902,7 +1102,7 @@ def _print_runs(runs: Sequence[Run], now: datetime, orphans: Collection[int] = (
         for index, each in enumerate(runs)
         if each.id in orphans or each.outcome not in (None, *_WHOLE)
     }
-    _print_table((">ID", "JOB", "OUTCOME", "STARTED (UTC)", ">SECONDS", ">ROWS", ">CALLS"), rows, notes)
+    print_table((">ID", "JOB", "OUTCOME", "STARTED (UTC)", ">SECONDS", ">ROWS", ">CALLS"), rows, notes)
 
 
 def _outcome(run: Run, orphans: Collection[int]) -> str:
@@ -921,12 +1121,12 @@ def _print_details(record: JobStatus | Run, now: datetime, instead: Mapping[str,
     width = max(map(len, fields)) + 2
     for name, value in fields.items():
         if name not in long:
-            _put(f"{name.replace('_', ' '):{width}}{_show(value, now)}")
+            put(f"{name.replace('_', ' '):{width}}{_show(value, now)}")
         if name == "health" and because:
-            _put(f"{'because':{width}}{because}")
+            put(f"{'because':{width}}{because}")
     for name, value in long.items():
-        lines = (_printable(line).rstrip() for line in value.splitlines())
-        _put("\n  ".join([f"{name.replace('_', ' ')}:", *lines]))
+        lines = (printable(line).rstrip() for line in value.splitlines())
+        put("\n  ".join([f"{name.replace('_', ' ')}:", *lines]))
 
 
 def _show(value: object, now: datetime) -> str:
@@ -935,73 +1135,8 @@ def _show(value: object, now: datetime) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, datetime):
-        return _fully(value, now)
-    return f"{value:.3f}" if isinstance(value, float) else _clean(str(value))
-
-
-def _print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], notes: Mapping[int, str]) -> None:
-    """Print rows, each with its note below it: with rich on a terminal, else as aligned text, notes whole on a line.
-
-    A header that begins with ">" is one of numbers, which are aligned to the right.
-    """
-    titles = [each.removeprefix(">") for each in headers]
-    numbers = [each.startswith(">") for each in headers]
-    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    if _is_terminal():
-        _print_rich_table(titles, numbers, widths, rows, notes)
-        return
-    gap = " " * _gap(widths, _WIDTH)
-    for index, row in enumerate([titles, *rows], start=-1):
-        cells = zip(row, widths, numbers, strict=True)
-        text = gap.join(cell.rjust(width) if number else cell.ljust(width) for cell, width, number in cells)
-        _put(text.rstrip())
-        if note := notes.get(index):
-            _put(f"  {note}")
-
-
-def _print_rich_table(
-    titles: Sequence[str], numbers: Sequence[bool], widths: Sequence[int], rows: Sequence[Sequence[str]],
-    notes: Mapping[int, str],
-) -> None:  # fmt: skip
-    """Draw the rows with rich: outcomes and healths coloured (not under NO_COLOR), notes wrapped to the terminal.
-
-    A cell of rich's tables can't span columns, so a note ends one table, and the next has the same widths. Where the
-    columns don't fit, the terminal breaks the lines.
-    """
-    from rich.console import Console
-    from rich.padding import Padding
-    from rich.table import Table
-    from rich.text import Text
-
-    stream = _stdout.get(sys.stdout)
-    console = Console(file=stream, highlight=False)
-    gap = _gap(widths, console.width)
-    whole = Console(file=stream, highlight=False, width=max(console.width, sum(widths) + gap * len(widths)))
-
-    def new_table(*, header: bool) -> Table:
-        table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), show_header=header, header_style="bold")
-        for title, number, width in zip(titles, numbers, widths, strict=True):
-            table.add_column(title, justify="right" if number else "left", width=width, overflow="fold")
-        return table
-
-    table = new_table(header=True)
-    for index, row in enumerate(rows):
-        table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
-        if note := notes.get(index):
-            whole.print(table)
-            console.print(Padding(Text(note, overflow="fold"), (0, 0, 0, 2), expand=False))
-            table = new_table(header=False)
-    if table.row_count:
-        whole.print(table)
-
-
-def _gap(widths: Sequence[int], wide: int) -> int:
-    """Return how many blanks stand between columns: two if that fits, else one."""
-    return 2 if sum(widths) + 2 * (len(widths) - 1) <= wide else 1
-
-
-def _is_terminal() -> bool:
-    return _stdout.get(sys.stdout).isatty()
+        return fully(value, now)
+    return f"{value:.3f}" if isinstance(value, float) else clean(str(value))
 
 
 def _words(state: BreakerState) -> str:
@@ -1013,58 +1148,16 @@ def _result(run: Run) -> str:
     if run.outcome is None:
         return f"runs as run {run.id}"
     reason = _reason(run)
-    rows, seconds = _count(run.rows, "row"), _seconds(run.seconds)
+    rows, seconds = count(run.rows, "row"), in_seconds(run.seconds)
     return f"{run.outcome}, {rows} in {seconds} s (run {run.id}){reason and f': {reason}'}"
 
 
 def _reason(run: Run) -> str:
     """Say why a run ended as it did: its error, else the first lines of its detail."""
     if run.error:
-        return _clean(f"{run.error_type}: {run.error}" if run.error_type else run.error)
+        return clean(f"{run.error_type}: {run.error}" if run.error_type else run.error)
     first, more = (lines := (run.detail or "").splitlines())[:3], len(lines) - 3
-    return _clean("; ".join([*first, f"{more} more"] if more > 0 else first))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _seconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds:.1f}"
-
-
-def _span(seconds: float) -> str:
-    """Say a length of time by its largest unit, as people do: 45s, 12m, 3h, 5d."""
-    for limit, size, unit in ((90, 1, "s"), (90 * 60, 60, "m"), (36 * 3600, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{seconds / 86400:.0f}d"
-
-
-def _in_words(moment: datetime, now: datetime) -> str:
-    seconds = (moment - now).total_seconds()
-    return f"in {_span(seconds)}" if seconds > 0 else f"{_span(abs(seconds))} ago"
-
-
-def _briefly(moment: datetime | None, now: datetime) -> str:
-    """Show a time in a table: in words, and in UTC as a time of the day or, a day and more away, as a date."""
-    if moment is None:
-        return "-"
-    is_near = abs((moment - now).total_seconds()) < 86400
-    return f"{_in_words(moment, now)} {moment.strftime('%H:%M' if is_near else '%m-%d')}"
-
-
-def _fully(moment: datetime | None, now: datetime) -> str:
-    return "-" if moment is None else f"{_in_words(moment, now)} ({moment:%Y-%m-%d %H:%M:%S} UTC)"
-
-
-def _clean(text: str) -> str:
-    """Put foreign text into one line of printable characters: an API's answer must not write to the terminal."""
-    return " ".join(_printable(text).split())
-
-
-def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() else " " for each in text)
+    return clean("; ".join([*first, f"{more} more"] if more > 0 else first))
 
 
 # -- The console script ------------------------------------------------------------------------------------------------

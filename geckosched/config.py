@@ -5,8 +5,8 @@ and hand back a frozen `Configuration`. What stands in `[collectors.X]` beside o
 the collector, whose `Options` are known only when its plugin is loaded: the core then calls
 `read_options`.
 
-Whatever is wrong with a file is one `ConfigError` of one line that says where (file,
-table, key), what was found and what is allowed::
+Whatever is wrong with a file is one `ConfigError`, with a line for each thing that is wrong, so that nobody mends a
+file in as many rounds; a line says where (file, table, key), what was found and what is allowed::
 
     geckosched.toml: [collectors.weather] evry: unknown key, did you mean "every"?
 """
@@ -25,7 +25,8 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, time, timedelta
 from pathlib import Path
@@ -41,6 +42,7 @@ from geckosched.core import (
     ConfigError,
     SchedulerConfig,
     _one_line,
+    missing_options,
     parse_at,
     parse_duration,
 )
@@ -52,6 +54,7 @@ __all__ = [
     "find_database",
     "installed_plugins",
     "load_configuration",
+    "read_configuration",
     "read_options",
 ]
 
@@ -161,7 +164,8 @@ class Configuration:
         know. Raises ConfigError with the file's name.
         """
         folder = self.path.parent if self.path else Path()
-        try:
+        errors = _Errors()
+        with errors.kept():
             scheduler.load_plugins(
                 self.only_plugins,
                 disable=self.disable,
@@ -170,22 +174,26 @@ class Configuration:
                 collectors=self.collectors,
                 read_options=functools.partial(read_options, folder=folder),
             )
+        with errors.kept():
             self._check_free_options(scheduler)
-            self._warn_of_unknown_plugins(scheduler)
-            self._warn_of_unused_budgets(scheduler)
-        except ConfigError as error:
-            said = f"{error}{self._about_disabled(error)}"
-            raise ConfigError(f"{self.path}: {said}" if self.path else said) from error
+        self._warn_of_unknown_plugins(scheduler)
+        if errors.found:
+            place = f"{self.path}: " if self.path else ""
+            raise ConfigError("\n".join(f"{place}{line}{self._about_disabled(line)}" for line in errors.lines))
+        self._warn_of_unused_budgets(scheduler)
 
     def _check_free_options(self, scheduler: CollectionScheduler) -> None:
         """Refuse near misses of our keys where the collector takes any option, having declared none."""
+        errors = []
         for job_id, table in self.collectors.items():
             known = scheduler.registry.collectors.get(table.get("use", job_id))
             if known is None or getattr(known.collector, "Options", None) is not None:
                 continue
-            for key in table.keys() - OUR_OPTIONS:
+            for key in sorted(table.keys() - OUR_OPTIONS):
                 if difflib.get_close_matches(key, OUR_OPTIONS, n=1, cutoff=0.88):
-                    raise ConfigError(f"[collectors.{job_id}] {key}: {_unknown_key(key, OUR_OPTIONS)}")
+                    errors.append(ConfigError(f"[collectors.{job_id}] {key}: {_unknown_key(key, OUR_OPTIONS)}"))
+        if errors:
+            raise ConfigError.of_all(errors)
 
     def _warn_of_unknown_plugins(self, scheduler: CollectionScheduler) -> None:
         """Say which `[plugins.NAME]` and entries of `disable` reach nobody; no error, since a plugin that is gone stops
@@ -210,11 +218,35 @@ class Configuration:
             hint = _near(name, used)
             log.warning("%s: [budgets.%s] no scheduled collector has this budget%s", self.path, name, hint)
 
-    def _about_disabled(self, error: ConfigError) -> str:
+    def _about_disabled(self, line: str) -> str:
         """Return a hint for an error about a missing collector: a plugin that the file disables may bring it."""
-        if not self.disable or "no installed collector is called" not in str(error):
+        if not self.disable or "no installed collector is called" not in line:
             return ""
         return f" (disabled by [plugins] disable: {', '.join(self.disable)})"
+
+
+class _Errors:
+    """What is wrong with a configuration, gathered while the rest of it is still looked at."""
+
+    def __init__(self) -> None:
+        self.found: list[ConfigError] = []
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep the ConfigError that ends this block."""
+        try:
+            yield
+        except ConfigError as error:
+            self.found.append(error)
+
+    @property
+    def lines(self) -> list[str]:
+        return [line for error in self.found for line in str(error).splitlines()]
+
+    def check(self) -> None:
+        """Raise one ConfigError for all of them, if there are any."""
+        if self.found:
+            raise ConfigError.of_all(self.found)
 
 
 def _near(name: str, known: Iterable[str]) -> str:
@@ -245,33 +277,66 @@ def find_configuration(named: Path | None = None, environ: Mapping[str, str] = o
 
 
 def load_configuration(named: Path | None = None, environ: Mapping[str, str] = os.environ) -> Configuration:
-    """Read and check the configuration that `find_configuration` finds."""
+    """Read and check the configuration that `find_configuration` finds. Raises one ConfigError of all that is wrong."""
+    errors = _Errors()
+    configuration = _read(named, environ, errors)
+    errors.check()
+    return configuration or Configuration()
+
+
+def read_configuration(
+    named: Path | None = None, environ: Mapping[str, str] = os.environ
+) -> tuple[Configuration | None, list[str]]:
+    """Return the configuration as far as it can be used, and the lines of what is wrong with it.
+
+    For `geckosched check`, which then looks for what only the plugins can tell. Tables of ours that are wrong are left
+    out. There is none if the file can't be read, or can't be trusted to say which plugins must not be loaded.
+    """
+    errors = _Errors()
+    configuration = _read(named, environ, errors)
+    return configuration, errors.lines
+
+
+def _read(named: Path | None, environ: Mapping[str, str], errors: _Errors) -> Configuration | None:
     only = environ.get("GECKOSCHED_LOAD_PLUGINS")
     only_plugins = tuple(name.strip() for name in only.split(",") if name.strip()) if only else None
-    path = find_configuration(named, environ)
+    path, document = None, None
+    with errors.kept():
+        path = find_configuration(named, environ)
+        document = {} if path is None else _parse(path)
+    if document is None:
+        return None
     if path is None:
         return Configuration(only_plugins=only_plugins)
-    document = _parse(path)
+    tables = {name: _tables_of(path, name, document, errors) for name in _TABLES}
     for name, table in document.items():
-        if name not in _TABLES:
-            raise ConfigError(f"{path}: {_unknown_table(name, table)}")
-        _expect_table(f"{path}: [{name}]", table)
-    plugins, settings = _read_plugins(path, document.get("plugins", {}))
-    collectors = {
-        job_id: _expect_table(f"{path}: [collectors.{job_id}]", table)
-        for job_id, table in document.get("collectors", {}).items()
-    }
-    for job_id, table in collectors.items():
-        _check_collector(table, f"{path}: [collectors.{job_id}]")
+        with errors.kept():
+            if name not in _TABLES:
+                raise ConfigError(f"{path}: {_unknown_table(name, table)}")
+    plugins, scheduler = None, SchedulerConfig()
+    with errors.kept():
+        plugins, settings = _read_plugins(path, tables["plugins"])
+    with errors.kept():
+        scheduler = _read_scheduler(path, tables["scheduler"], tables["budgets"], errors)
+    collectors = _read_collectors(path, tables["collectors"], errors)
+    if plugins is None:
+        return None
     return Configuration(
         path=path,
-        scheduler=_read_scheduler(path, document.get("scheduler", {}), document.get("budgets", {})),
+        scheduler=scheduler,
         disable=tuple(plugins.disable),
         load=tuple(path.parent / entry for entry in plugins.load),
         only_plugins=only_plugins,
         plugin_settings=settings,
         collectors=collectors,
     )
+
+
+def _tables_of(path: Path, name: str, document: Table, errors: _Errors) -> Table:
+    """Return one of our tables; an empty one if it isn't there, or is none."""
+    with errors.kept():
+        return _expect_table(f"{path}: [{name}]", document.get(name, {}))
+    return {}
 
 
 def find_database(named: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -305,30 +370,43 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: line {line}: not valid TOML: {said[1]}") from error
 
 
-def _read_scheduler(path: Path, table: Table, budgets: Table) -> SchedulerConfig:
+def _read_scheduler(path: Path, table: Table, budgets: Table, errors: _Errors) -> SchedulerConfig:
     where = f"{path}: [scheduler]"
+    known_budgets = _read_budgets(path, budgets, errors)
     values = _read_table(_SchedulerTable, table, where).model_dump(exclude_unset=True)
     if "database" in values:
         values["database"] = path.parent / values["database"]
-    known_budgets = _read_budgets(path, budgets)
     try:
         return SchedulerConfig(**values, budgets=known_budgets)
     except ConfigError as error:
         raise ConfigError(f"{where} {error}") from error
 
 
-def _read_budgets(path: Path, tables: Table) -> dict[str, dict[str, Any]]:
+def _read_budgets(path: Path, tables: Table, errors: _Errors) -> dict[str, dict[str, Any]]:
     """Return the keys that each table has; what it leaves out is as the collectors say."""
     budgets = {}
     for name, table in tables.items():
         where = f"{path}: [budgets.{name}]"
-        values = _read_table(_BudgetTable, _expect_table(where, table), where)
-        try:
-            budgets[name] = values.model_dump(exclude_unset=True)
-            Budget(name, **budgets[name])
-        except ConfigError as error:
-            raise ConfigError(f"{where} {str(error).removeprefix(f'budget {name} ')}") from error
+        with errors.kept():
+            values = _read_table(_BudgetTable, _expect_table(where, table), where).model_dump(exclude_unset=True)
+            try:
+                Budget(name, **values)
+            except ConfigError as error:
+                raise ConfigError(f"{where} {str(error).removeprefix(f'budget {name} ')}") from error
+            budgets[name] = values
     return budgets
+
+
+def _read_collectors(path: Path, tables: Table, errors: _Errors) -> dict[str, Table]:
+    """Return the tables of the jobs; of one with errors only the options, for the plugins to judge."""
+    collectors: dict[str, Table] = {}
+    for job_id, table in tables.items():
+        where = f"{path}: [collectors.{job_id}]"
+        with errors.kept():
+            collectors[job_id] = {key: _expect_table(where, table)[key] for key in table if key not in OUR_OPTIONS}
+            _check_collector(table, where)
+            collectors[job_id] = table
+    return collectors
 
 
 def _check_collector(table: Table, where: str) -> None:
@@ -362,20 +440,21 @@ def read_options(options_type: type, table: Table, where: str, *, folder: Path =
     to raise ConfigError; its text begins with `where`, and an unknown key is compared with our keys too.
     """
     fields = {each.name: each for each in dataclasses.fields(options_type) if each.init}
-    for key in table:
-        if key not in fields:
-            raise ConfigError(f"{where} {key}: {_unknown_key(key, [*fields, *OUR_OPTIONS])}")
-    for name, each in fields.items():
-        required = each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
-        if required and name not in table:
-            raise ConfigError(f"{where} {name}: missing; the collector needs it")
+    unknown = [key for key in table if key not in fields]
+    wrong = [f"{key}: {_unknown_key(key, [*fields, *OUR_OPTIONS])}" for key in unknown]
+    meant = {near for key in unknown for near in difflib.get_close_matches(key, fields, n=1)}
+    missing = [name for name in missing_options(options_type, table) if name not in meant]
+    wrong += [f"{name}: missing; the collector needs it" for name in missing]
     values = {}
-    for key, adapter in _option_adapters(options_type, table, folder, where).items():
+    known = [key for key in table if key in fields]
+    for key, adapter in _option_adapters(options_type, known, folder, where).items():
         try:
             # As JSON, which has TOML's types, so that strict means strict and a list can still be a tuple.
             values[key] = adapter.validate_json(json.dumps(table[key], default=str), strict=True)
         except ValidationError as error:
-            raise ConfigError(f"{where} {_first_error(error, {key: table[key]}, (key,))}") from error
+            wrong += _errors_of(error, {key: table[key]}, (key,))
+    if wrong:
+        raise ConfigError("\n".join(f"{where} {each}" for each in wrong))
     try:
         return options_type(**values)
     except (Exception, SystemExit) as error:  # __post_init__ is plugin code
@@ -427,13 +506,15 @@ _ALLOWED = {
 
 
 def _read_table(model: type[_Model], table: Table, where: str) -> _Model:
-    for key in table:
-        if key not in model.model_fields:
-            raise ConfigError(f"{where} {key}: {_unknown_key(key, model.model_fields)}")
+    unknown = [key for key in table if key not in model.model_fields]
+    wrong = [f"{key}: {_unknown_key(key, model.model_fields)}" for key in unknown]
     try:
-        return model.model_validate(dict(table))
+        read = model.model_validate({key: table[key] for key in table if key not in unknown})
     except ValidationError as error:
-        raise ConfigError(f"{where} {_first_error(error, table)}") from error
+        wrong += _errors_of(error, table)
+    if wrong:
+        raise ConfigError("\n".join(f"{where} {each}" for each in wrong))
+    return read
 
 
 def _expect_table(where: str, value: object) -> Table:
@@ -442,8 +523,8 @@ def _expect_table(where: str, value: object) -> Table:
     return value
 
 
-def _first_error(error: ValidationError, table: object, above: tuple[str, ...] = ()) -> str:
-    """Say the first thing that is wrong: where, what is allowed, what was found.
+def _errors_of(error: ValidationError, table: object, above: tuple[str, ...] = ()) -> list[str]:
+    """Say what is wrong, a line for each place: where, what is allowed, what was found.
 
     A union reports each of its types, with the type's name in the place; what the place then no longer leads to
     is left out, and the types are joined by "or".
@@ -464,8 +545,8 @@ def _first_error(error: ValidationError, table: object, above: tuple[str, ...] =
         allowed = allowed.replace("greater than or equal to", "at least")
         said = wrong.setdefault(place, [])
         said.append(allowed if said else f"found {_found(value)}, allowed is {allowed}")
-    place, said = next(iter(wrong.items()))
-    return f"{place}: {' or '.join(dict.fromkeys(said))}"
+    lines = (f"{place}: {' or '.join(dict.fromkeys(said))}" for place, said in wrong.items())
+    return [" ".join(line.split()) for line in lines]
 
 
 def _unknown_table(name: str, value: object) -> str:

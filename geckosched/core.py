@@ -75,6 +75,7 @@ import pluggy
 import schedule
 
 if TYPE_CHECKING:
+    from geckosched.forecast import Forecast
     from geckosched.views import JobStatus, Status
 
 __version__ = "0.1.0"
@@ -100,7 +101,13 @@ class GeckoschedError(Exception):
 
 
 class ConfigError(GeckoschedError, ValueError):
-    """A value that can't be used; the text says where, what was found and what is allowed."""
+    """A value that can't be used; the text says where, what was found and what is allowed. What is wrong with a whole
+    configuration is one error, with a line for each."""
+
+    @staticmethod
+    def of_all(errors: Sequence[ConfigError]) -> ConfigError:
+        """Return one error that says them all."""
+        return errors[0] if len(errors) == 1 else ConfigError("\n".join(map(str, errors)))
 
 
 class PluginError(GeckoschedError):
@@ -1111,7 +1118,10 @@ class Collector:
     """Base of collectors: fetches rows and hands them over. One instance per job; `collect` runs on a worker thread.
 
     `Options` is a dataclass of the collector's options, or None for a plain dict. `budget` is whose calls it makes,
-    `calls_per_run` how many (a number, or a function of the options), for estimates before a start.
+    `calls_per_run` how many: a number (0.8 is one, too), or a function of the options that returns one. A function with
+    a second parameter `setup` is handed a `geckosched.Setup`, since what one collector asks may depend on other jobs of
+    its plugin. Only `geckosched check` goes by it, until a job's history tells better; what it raises is said there.
+    With `enabled = False` a plugin's collector is off until its table in the configuration says `enabled = true`.
     """
 
     name: str = ""
@@ -1121,7 +1131,8 @@ class Collector:
     priority: int = 0
     max_consecutive_errors: int | None = None
     budget: Budget | None = None
-    calls_per_run: int | Callable[[Any], int] = 0
+    calls_per_run: float | Callable[..., float] = 0
+    enabled: bool = True
 
     def collect(self, run: RunContext) -> Any:
         """Yield batches (each yield is one transaction, and returns when it is committed), or return them, or None."""
@@ -1152,14 +1163,15 @@ def collector(
     priority: int = 0,
     max_consecutive_errors: int | None = None,
     budget: Budget | None = None,
-    calls_per_run: int | Callable[[Any], int] = 0,
+    calls_per_run: float | Callable[..., float] = 0,
+    enabled: bool = True,
 ) -> Callable[[Callable[[RunContext], Any]], FunctionCollector]:
     """Make a collector of a function `f(run)`; the keywords are the attributes of `Collector`."""
     if callable(name):
         raise ConfigError('collector: found a function, allowed is a name: @collector("name")')
     settings = {"name": name, "every": every, "Options": options, "timeout": timeout, "priority": priority,
                 "max_consecutive_errors": max_consecutive_errors, "budget": budget,
-                "calls_per_run": calls_per_run}
+                "calls_per_run": calls_per_run, "enabled": enabled}
     return lambda function: FunctionCollector(function, **settings)
 
 
@@ -1620,6 +1632,7 @@ class CollectorRegistry:
         self.plugins: dict[str, PluginStatus] = {}
         self.collectors: dict[str, RegisteredCollector] = {}
         self.not_scheduled: dict[str, str] = {}
+        self.off_by_default: set[str] = set()  # job ids: their collectors say so, and the configuration doesn't object
         self._listeners: dict[str, tuple[str, ...]] = {}
         self._managers: dict[str, pluggy.PluginManager] = {}  # each plugin's own: what one is made of concerns no other
 
@@ -1911,6 +1924,8 @@ def check_collector(made: Any) -> str:
     parse_every(getattr(made, "every", "1h"), f"collector {name} every")
     if not isinstance(getattr(made, "budget", None), Budget | None):
         raise ConfigError(f"collector {name}: budget is {made.budget!r}, allowed is a Budget")
+    if not isinstance(getattr(made, "enabled", True), bool):
+        raise ConfigError(f"collector {name}: enabled is {made.enabled!r}, allowed is True or False")
     return name
 
 
@@ -1978,6 +1993,11 @@ def _is_of_the_file(error: BaseException) -> bool:
     return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in _FILE_ERRORS
 
 
+def is_writable(path: os.PathLike[str]) -> bool:
+    """Whether this process may write a file, or make files in a folder."""
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
 def _quote(name: str) -> str:
     """Quote a table's or column's name: names are data, never SQL."""
     return '"' + name.replace('"', '""') + '"'
@@ -2043,8 +2063,14 @@ class Store:
                 yield connection
                 undo.pop_all()
             except sqlite3.Error as error:
-                missing = "" if self.path.exists() else " (there is no such file)"
-                raise StoreError(f"{self.path}: {error}{missing}") from error
+                raise self._in_words(error) from error
+
+    def _in_words(self, error: sqlite3.Error) -> StoreError:
+        """Return an error of SQLite with the file and, where SQLite doesn't say it, what is wrong with that."""
+        hint = "" if self.path.exists() else " (there is no such file)"
+        if not hint and _is_of_the_file(error) and not is_writable(self.path.parent):
+            hint = " (its folder is read-only, and SQLite needs files beside it)"
+        return StoreError(f"{self.path}: {error}{hint}")
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         import sqlite_utils
@@ -2078,9 +2104,9 @@ class Store:
             except sqlite3.OperationalError as error:
                 if "no such table: geckosched_" in str(error):
                     return []
-                raise StoreError(f"{self.path}: {error}") from error
+                raise self._in_words(error) from error
             except sqlite3.Error as error:
-                raise StoreError(f"{self.path}: {error}") from error
+                raise self._in_words(error) from error
 
     def runs(self, where: str = "1", params: Sequence[Any] = (), limit: int = 50) -> list[Run]:
         """Return runs, newest first."""
@@ -2667,6 +2693,47 @@ class Job:
     def next_text(self) -> str | None:
         """When it runs next, as the store has it."""
         return None if self.next is None else to_text(self.next.due)
+
+
+def restored(registration: Registration, row: Mapping[str, Any] | sqlite3.Row | None, delays: Sequence[int],
+             now: int) -> Job:
+    """Return a job as a start finds it, with what the store kept of it; `delays` are those of the breaker."""
+    job = Job(registration, Breaker(registration.max_consecutive_errors, *delays), registration.enabled)
+    if row is None:
+        return job
+    job.state, job.ran = row["state"], bool(row["runs"])
+    job.accounted = _from_text_or_none(row["last_scheduled_for"])
+    if job.accounted is not None and registration.row()[3:5] != (row["every"], row["at"]):
+        job.accounted = max(job.accounted, registration.grid.before(registration.grid.before(now) - 1))
+    job.disabled_at = _from_text_or_none(row["disabled_at"])
+    job.breaker.restore(row, now)
+    ended = _from_text_or_none(row["last_finished"]) or now
+    if job.breaker.retry_at is not None and ended > now:  # the clock was set back: keep the pause's length
+        job.breaker.retry_at = min(job.breaker.retry_at, now + max(0, job.breaker.retry_at - ended))
+    return job
+
+
+def first_run(job: Job, row: Mapping[str, Any] | sqlite3.Row | None, catchup: bool, now: int) -> NextRun:
+    """Decide a job's first run after a start, and note which slots are accounted for: what the breaker waits for, an
+    interrupted run, a job that never ran, a slot that passed, or the next slot."""
+    grid = job.registration.grid
+    planned, latest = next_run(job.breaker, grid.after(now)), grid.before(now)
+    passed = 0 if job.accounted is None else grid.count(job.accounted, now)
+    job.accounted = latest if job.accounted is None else min(job.accounted, latest)  # the clock may be set back
+    job.repeats = None if row is None else _from_text_or_none(row["last_slot"])
+    interrupted = row is not None and row["last_outcome"] == Outcome.INTERRUPTED != row["outcome_before"]
+    if planned.reason is not Reason.SCHEDULED:
+        return planned
+    if not catchup:
+        job.missed, job.accounted = passed, latest
+    elif interrupted:
+        return NextRun(now, Reason.CATCHUP, False)
+    elif passed:
+        job.missed, job.accounted, job.repeats = passed - 1, latest, latest
+        return NextRun(now, Reason.CATCHUP, False)
+    elif not job.ran and job.registration.at is None:
+        return NextRun(now, Reason.FIRST, False)
+    return planned
 
 
 class DryNotes:
@@ -3646,21 +3713,10 @@ class Ticker:
         if foreign:
             _note(logging.WARNING, "job %s was of another collector: it starts anew", registration.job_id)
             row = None
-        breaker = Breaker(registration.max_consecutive_errors, *self._delays)
-        job = Job(registration, breaker, registration.enabled)
+        job = restored(registration, row, self._delays, now)
         job.slot = self._timetable.add(registration.grid, lambda due: self._on_due(job, due))
         left_out = self._only is not None and registration.job_id not in self._only
         job.dormant = self._momentary or left_out or registration.collector is None
-        if row is not None:
-            job.state, job.ran = row["state"], bool(row["runs"])
-            job.accounted = _from_text_or_none(row["last_scheduled_for"])
-            if job.accounted is not None and registration.row()[3:5] != (row["every"], row["at"]):
-                job.accounted = max(job.accounted, registration.grid.before(registration.grid.before(now) - 1))
-            job.disabled_at = _from_text_or_none(row["disabled_at"])
-            job.breaker.restore(row, now)
-            ended = _from_text_or_none(row["last_finished"]) or now
-            if job.breaker.retry_at is not None and ended > now:  # the clock was set back: keep the pause's length
-                job.breaker.retry_at = min(job.breaker.retry_at, now + max(0, job.breaker.retry_at - ended))
         for execution in tuple(self._running):  # of a job that was forgotten, or of another collector
             if execution.job.registration.job_id == registration.job_id:
                 self._ask_to_stop(execution, "its job is another one now")
@@ -3841,28 +3897,10 @@ class Ticker:
             self._timetable.set_due(job.slot, due)
 
     def _plan_first(self, job: Job, row: sqlite3.Row | None, now: int) -> None:
-        """Decide the first run after a start: what the breaker waits for, an interrupted run, a job that never ran, a
-        slot that passed, or the next slot."""
-        grid = job.registration.grid
-        planned = next_run(job.breaker, grid.after(now))
         if job.dormant:
-            self._plan(job, planned)
-            return
-        latest = grid.before(now)
-        passed = 0 if job.accounted is None else grid.count(job.accounted, now)
-        job.accounted = latest if job.accounted is None else min(job.accounted, latest)  # the clock may be set back
-        job.repeats = None if row is None else _from_text_or_none(row["last_slot"])
-        interrupted = row is not None and row["last_outcome"] == Outcome.INTERRUPTED != row["outcome_before"]
-        if planned.reason is Reason.SCHEDULED and not self._catchup:
-            job.missed, job.accounted = passed, latest
-        elif planned.reason is Reason.SCHEDULED and interrupted:
-            planned = NextRun(now, Reason.CATCHUP, False)
-        elif planned.reason is Reason.SCHEDULED and passed:
-            job.missed, job.accounted, job.repeats = passed - 1, latest, latest
-            planned = NextRun(now, Reason.CATCHUP, False)
-        elif planned.reason is Reason.SCHEDULED and not job.ran and job.registration.at is None:
-            planned = NextRun(now, Reason.FIRST, False)
-        self._plan(job, planned)
+            self._plan(job, next_run(job.breaker, job.registration.grid.after(now)))
+        else:
+            self._plan(job, first_run(job, row, self._catchup, now))
 
     def _plan_after(self, job: Job, now: int) -> None:
         """Plan a job's next run, the next slot being the first after `now` that isn't accounted for yet."""
@@ -4420,8 +4458,9 @@ class CollectionScheduler:
 
         `settings` and `collectors` are the tables `[plugins.NAME]` and `[collectors.X]` of the configuration. A
         collector without a table runs at its own interval if it needs no options, else `registry.not_scheduled` says
-        what it needs. A broken plugin is kept in `registry.plugins` with the reason and raises nothing; a table that
-        can't be used raises ConfigError.
+        what it needs; one with `enabled = False` is off unless its table says otherwise. A broken plugin is kept in
+        `registry.plugins` with the reason and raises nothing; tables that can't be used raise one ConfigError, with a
+        line for each.
         """
         self._keep = self._keep or only is not None
         for path in load:
@@ -4439,29 +4478,46 @@ class CollectionScheduler:
         return name
 
     def _schedule(self, tables: Mapping[str, Mapping[str, Any]], reader: OptionsReader) -> None:
-        used = {str(table.get("use", job_id)) for job_id, table in tables.items()}
+        errors: list[ConfigError] = []
         for job_id, table in tables.items():
-            name = str(table.get("use", job_id))
-            known = self.registry.collectors.get(name)
-            where = f"[collectors.{job_id}]"
-            if known is None:
-                text = f'{where} no installed collector is called "{name}"{_closest(name, self.registry.collectors)}'
-                if all(plugin.ok for plugin in self.registry.plugins.values()) and not self._keep:
-                    raise ConfigError(text)
-                log.warning("%s", text)
-                continue
-            ours = {key: value for key, value in table.items() if key in OUR_OPTIONS and key != "use"}
-            own = {key: value for key, value in table.items() if key not in OUR_OPTIONS}
-            options_type = getattr(known.collector, "Options", None)
-            options = own if options_type is None else reader(options_type, own, where)
-            self.register_collector(name, job_id=job_id, options=options, **ours)
+            try:
+                self._schedule_table(job_id, table, reader)
+            except ConfigError as error:
+                errors.append(error)
+        used = {str(table.get("use", job_id)) for job_id, table in tables.items()}
         for name, known in sorted(self.registry.collectors.items()):
             if name not in used and name not in self._registrations:
                 missing = missing_options(getattr(known.collector, "Options", None), {})
                 if missing:
                     self.registry.not_scheduled[name] = f"needs {', '.join(f'`{option}`' for option in missing)}"
                 else:
-                    self.register_collector(name)
+                    self._register_of_plugin(name, name)
+        if errors:
+            raise ConfigError.of_all(errors)
+
+    def _schedule_table(self, job_id: str, table: Mapping[str, Any], reader: OptionsReader) -> None:
+        """Make the job of a table `[collectors.JOB_ID]`. Raises ConfigError."""
+        name = str(table.get("use", job_id))
+        known = self.registry.collectors.get(name)
+        where = f"[collectors.{job_id}]"
+        if known is None:
+            text = f'{where} no installed collector is called "{name}"{_closest(name, self.registry.collectors)}'
+            if all(plugin.ok for plugin in self.registry.plugins.values()) and not self._keep:
+                raise ConfigError(text)
+            log.warning("%s", text)
+            return
+        ours = {key: value for key, value in table.items() if key in OUR_OPTIONS and key != "use"}
+        own = {key: value for key, value in table.items() if key not in OUR_OPTIONS}
+        options_type = getattr(known.collector, "Options", None)
+        options = own if options_type is None else reader(options_type, own, where)
+        self._register_of_plugin(name, job_id, options=options, **ours)
+
+    def _register_of_plugin(self, name: str, job_id: str, **settings: Any) -> None:
+        """Register a job of a plugin's collector, which is off if its author says so and the configuration doesn't."""
+        off = "enabled" not in settings and not getattr(self.registry.collectors[name].collector, "enabled", True)
+        self.register_collector(name, job_id=job_id, **{"enabled": not off, **settings})
+        if off:
+            self.registry.off_by_default.add(job_id)
 
     # -- what happened
 
@@ -4486,6 +4542,18 @@ class CollectionScheduler:
             registrations = [r for r in self._registrations.values() if job_id in (None, r.job_id)]
         return read_status(self._store, self._clock.now(), leading=leading, own_state=self._state if own else None,
                            registrations=registrations, plugins=tuple(self.registry.plugins.values()), job_id=job_id)
+
+    def get_forecast(self) -> Forecast:
+        """Return what a start here and now would do: each job's next run, and the calls that the jobs ask of their
+        budgets. Reads the store if there is one, and writes nothing. (This needs `geckosched.forecast`.)"""
+        try:
+            from geckosched.forecast import read_forecast
+        except ImportError as error:
+            raise GeckoschedError("get_forecast needs the whole package") from error
+        with self._mutex:
+            registrations = list(self._registrations.values())
+        return read_forecast(self._store, self._clock.now(), self.config, registrations, self.registry,
+                             leading=self._lock.is_held())
 
     def get_collector_status(self, job_id: str) -> JobStatus:
         """Return the status of one job. Raises UnknownJob."""

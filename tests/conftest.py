@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +67,27 @@ def new_scheduler(store_path: Path) -> Iterator[NewScheduler]:
     yield new
     for scheduler in made:
         scheduler.stop(PATIENCE)
+
+
+@contextmanager
+def without_the_right_to_write(folder: Path) -> Iterator[None]:
+    """Make a folder read-only, and be somebody whom that stops if root runs the tests."""
+    mode, was = folder.stat().st_mode, os.geteuid()
+    folder.chmod(0o555)
+    if was == 0:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(was)
+        folder.chmod(mode)
+
+
+@pytest.fixture
+def read_only_folder() -> Iterator[Path]:
+    """A folder that can't be written, also where root runs the tests."""
+    with tempfile.TemporaryDirectory() as name, without_the_right_to_write(Path(name)):
+        yield Path(name)
 
 
 @pytest.fixture

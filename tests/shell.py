@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,13 @@ def job_of_store(job_id: str) -> JobStatus | None:
 
 def runs_of_store(job_id: str) -> list[Run]:
     return [run for run in CollectionScheduler(SchedulerConfig()).get_runs(limit=1000) if run.job_id == job_id]
+
+
+def requests_of_store(action: str) -> list[str]:
+    """Return the answers to the requests of one kind that the leader has answered."""
+    with closing(sqlite3.connect("geckosched.db")) as connection:
+        sql = "SELECT answer FROM geckosched_requests WHERE action = ? AND answered_at IS NOT NULL"
+        return [row[0] for row in connection.execute(sql, (action,))]
 
 
 @contextmanager

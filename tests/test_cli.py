@@ -28,6 +28,7 @@ from geckosched import (
     SkipRun,
     cli,
     collector,
+    rendering,
 )
 from geckosched.core import LeaderLock, PluginStatus, SchedulerState
 from geckosched.views import SchedulerInfo, Status
@@ -36,9 +37,11 @@ from tests.shell import (
     SLOW,
     daemon,
     finish,
+    first_line,
     geckosched,
     invoke,
     job_of_store,
+    requests_of_store,
     runs_of_store,
     start,
     wait_until,
@@ -153,9 +156,27 @@ def test_a_trigger_that_leads_ends_in_order_when_it_is_interrupted() -> None:
         wait_until(lambda: any(run.outcome is None for run in runs_of_store("nap")))
         process.send_signal(number)
         ended = finish(process)
-        said = "geckosched: trigger: ended by SIGTERM before it was done\n" if code == 1 else ""
+        said = "geckosched: interrupted; the run was here, and has ended with it (see geckosched runs nap)\n"
+        if code == 1:
+            said = "geckosched: trigger: ended by SIGTERM before it was done\n"
         assert (ended.code, ended.err) == (code, f"triggered nap: nobody leads, running it here\n{said}")
         assert [run.outcome for run in runs_of_store("nap")] == [Outcome.INTERRUPTED] * count
+
+
+@pytest.mark.usefixtures("site")
+def test_who_interrupts_a_trigger_through_a_leader_ends_the_waiting_only() -> None:
+    """The run goes on, and that is said."""
+    Path("geckosched.toml").write_text(SLOW, encoding="utf-8")
+    with daemon():
+        wait_until(lambda: any(run.outcome is None for run in runs_of_store("nap")))
+        process = start("trigger", "nap")
+        assert first_line(process) == "triggered nap, waiting for its end\n"
+        wait_until(lambda: requests_of_store("trigger"))
+        process.send_signal(signal.SIGINT)
+        ended = finish(process)
+        assert [run.outcome for run in runs_of_store("nap")] == [None]
+    assert (ended.code, ended.out) == (130, "")
+    assert ended.err == "geckosched: interrupted; the run goes on in the process that leads\n"
 
 
 @pytest.mark.usefixtures("site")
@@ -267,7 +288,7 @@ def test_a_plugin_has_commands_under_its_name(site: Path) -> None:
     (site / "geckosched_fake.py").write_text(PLUGIN + "\nPath('imported').write_text('loaded')", encoding="utf-8")
     helped = geckosched("--help")
     assert (helped.code, geckosched("status").code) == (0, 0)
-    assert "Plugins bring commands of their own: geckosched PLUGIN --help. Installed:" in " ".join(helped.out.split())
+    assert "A plugin may bring commands of its own: geckosched PLUGIN --help" in " ".join(helped.out.split())
     assert "fake" in helped.out
     assert not Path("imported").exists()  # neither help nor status imports a plugin
     hello, group, slip = geckosched("fake", "hello", "--name", "Oslo"), geckosched("fake", "--help"), geckosched("fak")
@@ -362,7 +383,7 @@ def test_usage_errors_are_one_line_and_exit_2(arguments: list[str], said: str) -
     assert result.stderr.startswith(f"geckosched: {said}")
 
 
-COMMANDS = ("run", "status", "trigger", "runs", "plugins", "enable", "disable", "reset")
+COMMANDS = ("run", "status", "trigger", "runs", "plugins", "check", "enable", "disable", "reset")
 
 
 def test_without_a_command_the_help_is_shown_and_the_version_on_demand() -> None:
@@ -520,7 +541,7 @@ def test_a_terminal_gets_the_same_with_notes_wrapped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of an error is cut, however narrow the terminal is."""
-    monkeypatch.setattr(cli, "_is_terminal", lambda: True)
+    monkeypatch.setattr(rendering, "is_terminal", lambda: True)
     for columns in (80, 60):
         monkeypatch.setenv("COLUMNS", str(columns))
         cli._print_jobs([JOB], NOW)
@@ -536,7 +557,7 @@ def test_colours_are_for_terminals_that_want_them(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a terminal rich colours healths and outcomes; NO_COLOR is heard."""
-    monkeypatch.setattr(cli, "_is_terminal", lambda: True)
+    monkeypatch.setattr(rendering, "is_terminal", lambda: True)
     for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "80")):
         monkeypatch.setenv(name, value)
     red = "\x1b[31munhealthy"
@@ -598,7 +619,7 @@ def test_a_job_in_full_has_every_field(capsys: pytest.CaptureFixture[str]) -> No
 )
 def test_times_in_words(seconds: float, words: str) -> None:
     """The largest unit that says enough."""
-    assert cli._in_words(NOW + timedelta(seconds=seconds), NOW) == words
+    assert rendering.in_words(NOW + timedelta(seconds=seconds), NOW) == words
 
 
 def test_a_stopped_scheduler_claims_no_process(capsys: pytest.CaptureFixture[str]) -> None:
@@ -681,7 +702,7 @@ def test_a_partial_run_says_what_failed(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_one_is_not_plural() -> None:
     """One row, one job; none and two have the plural."""
-    assert [cli._count(number, "row") for number in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]
+    assert [rendering.count(number, "row") for number in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]
 
 
 def test_failed_runs_are_all_that_left_something_undone(monkeypatch: pytest.MonkeyPatch) -> None:

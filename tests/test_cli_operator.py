@@ -541,6 +541,30 @@ def test_enable_without_a_leader_does_not_promise_what_the_configuration_forbids
 
 
 @pytest.mark.usefixtures("site")
+def test_a_switch_makes_no_store_that_was_named_and_is_not_there() -> None:
+    """Who names a database means one that exists; a slip in its name is not one more store."""
+    for word in ("enable", "disable", "reset"):
+        refused = geckosched(word, "daily", "--database", "nope.db")
+        said = "geckosched: nope.db: no such file, named by --database\n"
+        assert (refused.code, refused.out, refused.err) == (2, "", said)
+    assert [path.name for path in Path().iterdir() if path.name.startswith("nope.db")] == []
+
+
+@pytest.mark.usefixtures("site")
+def test_a_reader_that_has_had_enough_is_no_failure() -> None:
+    """`geckosched status | head -1` under pipefail; what the command found still decides about its exit code."""
+    assert geckosched("trigger", "daily").code == 0
+    for words, code in ((["status"], 0), (["runs", "--json"], 0), (["plugins"], 0), (["status", "--check"], 1)):
+        process = start(*words)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        with process.stderr:
+            said = process.stderr.read()
+        assert (process.wait(60), said) == (code, "geckosched: nobody leads\n" if code else "")
+
+
+@pytest.mark.usefixtures("site")
 def test_once_runs_no_disabled_job() -> None:
     """`run --once --only JOB` of a disabled job says so, runs nothing and exits 1."""
     geckosched("disable", "daily")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import sqlite3
 import tempfile
@@ -23,7 +22,7 @@ from hypothesis import strategies as st
 from geckosched import Batch, Budget, Clock, Outcome, RunContext, SchedulerState, StoreError
 from geckosched.core import LeaderLock, Message, Requests, Store, Writer, row_groups
 from geckosched.testing import FakeClock
-from tests.conftest import NewScheduler
+from tests.conftest import NewScheduler, without_the_right_to_write
 from tests.workbench import Workbench
 
 HOSTILE = ['a"b; DROP TABLE x', "with spaces", "été 🦎", "[brackets]", "select", "a.b", "it's", "100%", "?", ":n",
@@ -667,24 +666,24 @@ def test_a_folder_that_is_not_there(new_scheduler: NewScheduler, tmp_path: Path)
     assert scheduler.get_status().jobs == ()
 
 
-@pytest.fixture
-def read_only_folder() -> Iterator[Path]:
-    """A folder that can't be written, also where root runs the tests."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o555)
-        was = os.geteuid()
-        if was == 0:
-            os.seteuid(65_534)
-        try:
-            yield Path(name)
-        finally:
-            os.seteuid(was)
-
-
 def test_a_folder_that_is_read_only(new_scheduler: NewScheduler, read_only_folder: Path) -> None:
     """A store can't be made in a read-only folder, which is said in one line."""
     scheduler = new_scheduler(database=read_only_folder / "store.db")
     assert str(read_only_folder) in refused(scheduler.start)
+
+
+def test_a_store_in_a_folder_that_is_read_only(new_scheduler: NewScheduler) -> None:
+    """SQLite says "readonly database" of the file, or "unable to open"; that it is the folder has to be said by us."""
+    with tempfile.TemporaryDirectory() as name:
+        scheduler = new_scheduler(database=Path(name) / "store.db")
+        scheduler.start()
+        scheduler.stop()
+        for path in Path(name).iterdir():
+            path.chmod(0o666)
+        with without_the_right_to_write(Path(name)):
+            said = refused(scheduler.get_status), refused(scheduler.start)
+    for line in said:
+        assert line.endswith("(its folder is read-only, and SQLite needs files beside it)")
 
 
 def test_json_of_a_status_of_a_fresh_store(bench: Workbench) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,7 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
 
-from geckosched import Clock, CollectionScheduler, Run, SchedulerConfig
+from geckosched import Clock, CollectionScheduler, Run, RunContext, SchedulerConfig
 from geckosched.testing import FakeClock, SpeedClock
 
 START = datetime(2026, 9, 28, 20, 46, tzinfo=UTC)
@@ -78,6 +81,46 @@ class FakeApi:
         return sum(path == each for each, _ in self.calls)
 
 
+class Series:
+    """A pool's candles as the API shows them, one in every `gap` steps from `since` up to now.
+
+    Newest first, at most `limit`, older than `before_timestamp` (401 if that is more than 180 days ago), and 184 days
+    in one answer. The candle that runs, or ended less than a minute ago, has not all of its volume yet. `spoil`, if
+    set, changes the list before it is sent; `calls` are the queries.
+    """
+
+    def __init__(self, clock: Clock, step: int, since: float, *, gap: int = 1, until: float = math.inf) -> None:
+        self.clock, self.step, self.gap, self.until = clock, step, gap * step, until
+        self.since = math.ceil(since / self.gap) * self.gap
+        self.spoil: Callable[[list[Any]], list[Any]] | None = None
+        self.calls: list[Mapping[str, str]] = []
+
+    def __call__(self, query: Mapping[str, str]) -> Answer:
+        self.calls.append(query)
+        now = self.clock.now() // 1_000_000
+        before = int(query.get("before_timestamp", now + 1))
+        if before < now - 180 * 86_400:
+            return 401, {"errors": [{"title": "You can only access data from the past 180 days with Public API."}]}
+        newest = (min(before - 1, now, self.until) - self.since) // self.gap
+        listed: list[Any] = []
+        while newest >= 0 and len(listed) < int(query["limit"]):
+            ts = int(self.since + newest * self.gap)
+            if ts < before - 184 * 86_400:
+                break
+            listed.append(self.candle(ts, now))
+            newest -= 1
+        listed = self.spoil(listed) if self.spoil else listed
+        return 200, {"data": {"attributes": {"ohlcv_list": listed}}, "meta": {}}
+
+    def candle(self, ts: int, now: float = math.inf) -> list[float]:
+        return [ts, 1.0, 2.0, 0.5, 1.5, ts % 997 + 0.5 if ts + self.step + 60 <= now else 0.25]
+
+    def final(self, since: float, until: float) -> list[int]:
+        """Return `ts` of the candles from `since` on that are final at `until`."""
+        first = max(self.since, math.ceil(since / self.gap) * self.gap)
+        return [ts for ts in range(int(first), int(until) - self.step - 59, self.gap) if ts <= self.until]
+
+
 class House:
     """A scheduler with the plugin in it that runs what a test asks for, and nothing else."""
 
@@ -87,6 +130,7 @@ class House:
         base_url: str,
         collectors: Mapping[str, Mapping[str, Any]],
         clock: Clock,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         plugin = database.parent / "geckoterminal.py"
         plugin.write_text(PLUGIN)
@@ -96,7 +140,7 @@ class House:
         self.scheduler.load_plugins(
             only=[],
             load=[plugin],
-            settings={"geckoterminal": {"base_url": base_url}},
+            settings={"geckoterminal": {"base_url": base_url, **(settings or {})}},
             collectors={f"geckoterminal-{name}": table for name, table in collectors.items()},
         )
 
@@ -141,14 +185,50 @@ def api() -> Iterator[FakeApi]:
 
 
 @pytest.fixture
+def series(clock: FakeClock) -> Callable[..., Series]:
+    """Return a function that makes a pool's candles on the clock."""
+    return functools.partial(Series, clock)
+
+
+@pytest.fixture
 def house(tmp_path: Path, api: FakeApi, clock: FakeClock) -> Callable[..., House]:
     """Return a function that opens a house over the API; its keywords are the collectors' options.
 
-    `base_url` and `clock` may name others than the fixtures'.
+    `base_url` and `clock` may name others than the fixtures'; `settings` are further ones of the plugin.
     """
 
-    def open_house(*, base_url: str = api.base_url, clock: Clock = clock, **collectors: Mapping[str, Any]) -> House:
+    def open_house(
+        *,
+        base_url: str = api.base_url,
+        clock: Clock = clock,
+        settings: Mapping[str, Any] | None = None,
+        **collectors: Mapping[str, Any],
+    ) -> House:
         tables = {name.replace("_", "-"): table for name, table in collectors.items()}
-        return House(tmp_path / "test.db", base_url, tables, clock)
+        return House(tmp_path / "test.db", base_url, tables, clock, settings)
 
     return open_house
+
+
+@pytest.fixture
+def commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[House], list[Path]]:
+    """Return a function that copies a house's store after every commit of a run from now on, into the list it returns.
+
+    A copy is what a kill at that moment would leave.
+    """
+
+    def watch(home: House) -> list[Path]:
+        copies: list[Path] = []
+        store = RunContext.store
+
+        def copied(run: RunContext, *arguments: Any, **more: Any) -> None:
+            store(run, *arguments, **more)
+            copies.append(tmp_path / f"commit-{len(copies)}" / "test.db")
+            copies[-1].parent.mkdir()
+            with closing(sqlite3.connect(home.database)) as source, closing(sqlite3.connect(copies[-1])) as copy:
+                source.backup(copy)
+
+        monkeypatch.setattr(RunContext, "store", copied)
+        return copies
+
+    return watch

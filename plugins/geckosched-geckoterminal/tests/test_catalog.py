@@ -98,11 +98,12 @@ def test_a_second_day_writes_nothing_and_keeps_the_stamps(house: Open, simulator
     assert home.rows("SELECT DISTINCT run_id FROM gt_networks") == [{"run_id": first.id}]
 
 
-def test_it_runs_daily_behind_all_others(house: Open, both: FakeApi) -> None:
+def test_it_runs_daily_behind_all_but_the_backfill(house: Open, both: FakeApi) -> None:
     home = house()
     [job] = [job for job in home.scheduler.get_status().jobs if job.job_id == "geckoterminal-catalog"]
     assert job.every == "1d"
     priorities = {name: each.collector.priority for name, each in home.scheduler.registry.collectors.items()}
+    assert priorities.pop("geckoterminal-backfill") == -10
     assert priorities["geckoterminal-catalog"] == min(priorities.values()) == 0
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tomllib
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,9 @@ import pytest
 import typer
 from geckosched_geckoterminal import register_commands
 from geckosched_geckoterminal.client import Settings
-from geckosched_geckoterminal.ohlcv import CandlePlan, OhlcvOptions
-from geckosched_geckoterminal.pools import TopPoolsOptions
 from geckosched_geckoterminal.rotation import TradeRotation
-from geckosched_geckoterminal.rows import TIMEFRAMES, CandlePage, candle_page
+from geckosched_geckoterminal.top_pools import TopPoolsOptions
 from geckosched_geckoterminal.trades import LONGEST_RUN, TradesOptions, next_pool
-from geckosched_geckoterminal.watchlist import Source, WatchlistOptions, changes
 from typer.testing import CliRunner
 
 from geckosched import ConfigError, Outcome
@@ -36,6 +33,8 @@ if TYPE_CHECKING:
 
 DAY = 86_400
 
+NOW = START = datetime(2026, 9, 28, 20, 46, tzinfo=UTC)
+
 
 def not_found() -> Answer:
     return 404, {"errors": [{"status": "404", "title": "Not Found"}], "meta": {"ref_id": "x"}}
@@ -45,81 +44,7 @@ def refusal(status: int, title: str) -> Answer:
     return status, {"errors": [{"status": str(status), "title": title}]}
 
 
-# Watchlist
-
-
-def test_the_option_pools_fills_the_watchlist_with_bare_addresses(house: Open) -> None:
-    home = house(watchlist={"pools": ["solana_7bqJ", "Cnd9", " Cnd9 "]})
-    run = home.run("watchlist")
-    assert (run.outcome, run.rows) == (Outcome.SUCCEEDED, 2)
-    rows = home.rows("SELECT * FROM gt_watchlist ORDER BY address")
-    assert [(row["network"], row["address"], row["source"]) for row in rows] == [
-        ("solana", "7bqJ", "pools"),
-        ("solana", "Cnd9", "pools"),
-    ]
-    assert rows[0]["added_at"] == "2026-09-28T20:46:00.000000Z"
-    assert (rows[0]["removed_at"], rows[0]["note"], rows[0]["run_id"]) == (None, None, run.id)
-
-
-def test_a_watchlist_that_did_not_change_writes_nothing(house: Open) -> None:
-    home = house(watchlist={"pools": ["A"]})
-    home.run("watchlist")
-    home.advance(60)
-    assert home.run("watchlist").rows == 0
-
-
-@pytest.mark.parametrize("entry", ["", "  ", "a/b", "a,b", "a b", "solana_", 17, None])
-def test_a_bad_entry_is_a_problem_with_its_place_and_the_others_are_watched(house: Open, entry: object) -> None:
-    """A row with the wrong id form was once dropped in silence for 38 runs."""
-    home = house(watchlist={"pools": ["A", entry]})
-    run = home.run("watchlist")
-    assert run.outcome == Outcome.PARTIAL
-    assert run.detail is not None
-    assert "pools 2" in run.detail
-    assert [row["address"] for row in home.rows("SELECT address FROM gt_watchlist")] == ["A"]
-
-
-NOW = START = datetime(2026, 9, 28, 20, 46, tzinfo=UTC)
-
-
-def changed(known: Sequence[Mapping[str, Any]], **sources: Mapping[str, str | None]) -> list[dict[str, Any]]:
-    listed = [Source(name, pools) for name, pools in sources.items()]
-    return changes(listed, known, network="solana", now=NOW)
-
-
-def row(address: str, source: str = "pools", **changes: Any) -> dict[str, Any]:
-    known = {"network": "solana", "address": address, "source": source, "note": None}
-    return known | {"added_at": "then", "removed_at": None} | changes
-
-
-def test_a_pool_no_longer_listed_is_removed_and_its_row_stays() -> None:
-    assert changed([row("A"), row("B")], pools={"B": None}) == [
-        {"network": "solana", "address": "A", "removed_at": NOW}
-    ]
-
-
-def test_a_removed_pool_is_left_alone_until_it_is_listed_again() -> None:
-    removed = row("A", removed_at="then")
-    assert changed([removed], pools={}) == []
-    assert changed([removed], pools={"A": None}) == [row("A", added_at=NOW)]
-
-
-def test_a_pool_is_let_go_only_by_the_source_that_named_it() -> None:
-    """A source that could not be read is not in the list, and lets go of nothing."""
-    assert changed([row("A", "csv")], pools={}) == []
-    assert changed([row("A", "csv")], pools={}, csv={}) == [{"network": "solana", "address": "A", "removed_at": NOW}]
-
-
-def test_the_first_source_that_names_a_pool_has_it() -> None:
-    (first,) = changed([], pools={"A": "mine"}, csv={"A": "theirs"})
-    assert (first["source"], first["note"]) == ("pools", "mine")
-    (taken,) = changed([row("A", "pools")], pools={}, csv={"A": "theirs"})
-    assert taken == {
-        "network": "solana",
-        "address": "A",
-        "source": "csv",
-        "note": "theirs",
-    }
+# All that look after watched pools
 
 
 @pytest.mark.parametrize("collector", ["trades", "ohlcv"])
@@ -307,16 +232,30 @@ def test_one_pools_error_is_its_problem_and_it_is_asked_again_later(
     assert api.asked("/pools/A/trades") == 2
 
 
-def test_a_failure_of_the_only_pool_is_remembered(house: Open, api: FakeApi) -> None:
+def test_a_pool_that_fails_is_asked_again_in_the_next_run_and_then_ever_later(house: Open, api: FakeApi) -> None:
     """The last pool's failure has no later yield that would save when to ask it again."""
     api.answers["/pools/A/trades"] = (200, b"<html>no JSON</html>")
     home = house(watchlist={"pools": ["A"]})
     home.run("watchlist")
     assert home.run("trades").outcome == Outcome.FAILED
-    home.advance(60)
-    assert home.run("trades").calls == 0
-    home.advance(60)
-    assert home.run("trades").calls == 1
+    calls = []
+    for _ in range(12):
+        home.advance(60)
+        calls.append(home.run("trades").calls)
+    assert calls == [1, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1]
+
+
+def test_a_pool_that_has_recovered_is_no_failing_one(house: Open, api: FakeApi, clock: FakeClock) -> None:
+    garbage = (200, b"<html>no JSON</html>")
+    home = house(watchlist={"pools": ["A"]}, trades={"max_wait": "1m"})
+    home.run("watchlist")
+    for _ in range(2):
+        api.answers["/pools/A/trades"] = garbage
+        home.run("trades")
+        home.advance(60)
+        api.answers["/pools/A/trades"] = (200, {"data": [trade(1, clock.now() / 1e6)]})
+        assert home.run("trades").calls == 1
+        home.advance(60)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b'"text"', b"{}", b'{"data": null}', b'{"data": [1, 2]}'])
@@ -455,11 +394,10 @@ def filling(windows: float) -> TradeRotation:
 @pytest.mark.parametrize(
     ("windows", "free", "calls", "asked"),
     [
-        (0.1, 4, 0, False),  # not worth a call
         (0.3, 4, 0, True),  # worth one that nobody needs
         (0.3, 0, 0, False),  # but not one that others would wait for
-        (0.8, 0, 0, True),  # filling up: the first call of a run may wait
-        (0.8, 0, 1, False),  # but no further one,
+        (0.95, 0, 0, True),  # about to overflow: the first call of a run may wait
+        (0.95, 0, 1, False),  # but no further one,
         (2.0, 0, 1, True),  # unless trades are being lost
         (0.8, 1, 3, True),
     ],
@@ -470,6 +408,14 @@ def test_a_run_waits_for_a_call_only_where_trades_are_at_stake(
     """Were trades to live on free calls alone, collectors that run just before would take all."""
     run: Any = Moment(free)
     assert next_pool(run, filling(windows), calls) == ("A" if asked else None)
+
+
+def test_a_pool_that_was_just_asked_is_not_worth_even_a_free_call() -> None:
+    rotation = TradeRotation({"A": 0})
+    now = NOW.timestamp()
+    rotation.observe("A", now - 60, [now - 60 - 30 * place for place in range(300)], overlap=False)
+    run: Any = Moment(4)
+    assert next_pool(run, rotation, 0) is None
 
 
 def test_a_run_ends_before_the_next_slot_and_when_it_is_told_to() -> None:
@@ -601,6 +547,16 @@ def test_the_plans_limit_keeps_the_pages_that_came(house: Open, api: FakeApi) ->
     assert home.rows("SELECT count(*) AS n FROM gt_pools") == [{"n": 20}]
 
 
+def test_a_page_past_the_end_may_be_a_404_and_the_exchange_is_not_gone(house: Open, api: FakeApi) -> None:
+    full = [pool_element(f"P{place}") for place in range(20)]
+    api.answers["/dexes/pumpswap/pools"] = lambda query: (200, {"data": full}) if query["page"] == "1" else not_found()
+    api.answers["/dexes/raydium/pools"] = (200, {"data": []})
+    home = house(top_pools={"pages": 3})
+    run = home.run("top-pools")
+    assert (run.outcome, run.calls, run.rows) == (Outcome.SUCCEEDED, 3, 40)
+    assert home.state("top-pools") == {}
+
+
 def test_an_exchange_that_is_gone_is_marked_and_asked_once_a_day(house: Open, api: FakeApi) -> None:
     api.answers["/dexes/pumpswap/pools"] = (200, {"data": [pool_element("A")]})
     home = house()
@@ -630,215 +586,18 @@ def test_one_exchanges_error_leaves_the_other_alone(house: Open, api: FakeApi) -
     assert home.rows("SELECT address FROM gt_pools") == [{"address": "A"}]
 
 
-# Candles
-
-
-def candles(*rows: Sequence[float]) -> Answer:
-    return 200, {"data": {"attributes": {"ohlcv_list": list(rows)}}, "meta": {}}
-
-
-def test_candles_are_stored_with_final_and_asked_for_again_until_they_are(
-    house: Open, api: FakeApi, clock: FakeClock
-) -> None:
-    now = clock.now() // 1_000_000  # 20:46:00
-    before, running = now - 120, now - 60
-    api.answers["/pools/A/ohlcv/minute"] = candles(
-        [running, 1, 2, 0.5, 1.5, 10.0], [running, 1, 3, 0.5, 2.5, 20.0], [before, 1, 1, 1, 1, 5]
-    )
-    home = house(watchlist={"pools": ["A"]}, ohlcv={"timeframes": ["1m"]})
-    home.run("watchlist")
-    run = home.run("ohlcv")
-    assert (run.outcome, run.calls, run.rows) == (Outcome.SUCCEEDED, 1, 2)
-    assert api.calls == [("/pools/A/ohlcv/minute", {"aggregate": "1", "limit": "1000"})]
-    rows = home.rows("SELECT * FROM gt_ohlcv ORDER BY ts DESC")
-    assert rows[0] == {
-        "network": "solana",
-        "pool": "A",
-        "timeframe": "1m",
-        "ts": running,
-        "open": 1,
-        "high": 3,
-        "low": 0.5,
-        "close": 2.5,
-        "volume": 20.0,
-        "final": 0,
-        "run_id": run.id,
-    }
-    assert rows[1]["final"] == 1
-    home.advance(3540)
-    assert home.run("ohlcv").calls == 0
-    home.advance(60)
-    api.answers["/pools/A/ohlcv/minute"] = candles([running, 1, 4, 0.5, 3.5, 30.0])
-    again = home.run("ohlcv")
-    assert (again.calls, again.rows) == (1, 1)
-    assert api.calls[-1][1]["limit"] == "63"  # 62 since the newest final one, and that itself
-    (now_final,) = home.rows("SELECT * FROM gt_ohlcv WHERE ts = ?", running)
-    assert (now_final["close"], now_final["volume"], now_final["final"]) == (3.5, 30.0, 1)
-    assert now_final["run_id"] == again.id
-
-
-def test_timeframes_are_asked_with_their_path_and_aggregate(house: Open, api: FakeApi) -> None:
-    timeframes = ["15m", "4h", "1d"]
-    home = house(watchlist={"pools": ["A"]}, ohlcv={"timeframes": timeframes})
-    for unit in ("minute", "hour", "day"):
-        api.answers[f"/pools/A/ohlcv/{unit}"] = candles()
-    home.run("watchlist")
-    home.run("ohlcv")
-    assert [(path.rpartition("/")[2], query["aggregate"]) for path, query in api.calls] == [
-        ("minute", "15"),
-        ("hour", "4"),
-        ("day", "1"),
-    ]
-
-
-def test_the_budget_limits_a_run_and_the_next_one_goes_on(house: Open, api: FakeApi) -> None:
-    pools = [f"P{place}" for place in range(6)]
-    for pool in pools:
-        api.answers[f"/pools/{pool}/ohlcv/day"] = candles()
-    home = house(watchlist={"pools": pools}, ohlcv={"timeframes": ["1d"]})
-    home.run("watchlist")
-    assert home.run("ohlcv").calls == 4
-    home.advance(60)
-    assert home.run("ohlcv").calls == 2
-    home.advance(60)
-    assert home.run("ohlcv").calls == 0
-    assert sorted(path for path, _ in api.calls) == [f"/pools/{pool}/ohlcv/day" for pool in pools]
-
-
-def test_one_timeframes_error_is_a_problem_and_is_asked_again_when_due(house: Open, api: FakeApi) -> None:
-    api.answers["/pools/A/ohlcv/minute"] = refusal(422, "Pools with >2 tokens")
-    api.answers["/pools/A/ohlcv/hour"] = candles([1790625600, 1, 1, 1, 1, 1], [1, 2, 3])
-    home = house(watchlist={"pools": ["A"]}, ohlcv={"timeframes": ["1m", "1h"]})
-    home.run("watchlist")
-    run = home.run("ohlcv")
-    assert (run.outcome, run.calls, run.rows) == (Outcome.PARTIAL, 2, 1)
-    assert run.detail is not None
-    assert "A 1m: ApiError: 422 Pools with >2 tokens" in run.detail
-    assert "A 1h row 2" in run.detail
-    home.advance(600)
-    assert home.run("ohlcv").calls == 0
-    home.advance(3000)
-    assert home.run("ohlcv").calls == 2
-
-
-def test_a_pool_without_candles_is_gone_for_all_timeframes(house: Open, api: FakeApi) -> None:
-    home = house(watchlist={"pools": ["A"]}, ohlcv={"timeframes": ["1m", "1h"]})
-    home.run("watchlist")
-    run = home.run("ohlcv")
-    assert (run.outcome, run.calls) == (Outcome.SUCCEEDED, 1)
-    assert home.rows("SELECT address, gone_at FROM gt_pools") == [
-        {"address": "A", "gone_at": "2026-09-28T20:46:00.000000Z"}
-    ]
-    home.advance(DAY - 60)
-    assert home.run("ohlcv").calls == 0
-    home.advance(60)
-    assert home.run("ohlcv").calls == 1
-    api.answers["/pools/A/ohlcv/minute"] = candles()
-    api.answers["/pools/A/ohlcv/hour"] = candles()
-    home.advance(DAY)
-    assert home.run("ohlcv").calls == 2
-    assert home.rows("SELECT gone_at FROM gt_pools") == [{"gone_at": None}]
-
-
-def test_a_quiet_pool_is_asked_once_a_day_until_it_trades(house: Open, api: FakeApi, clock: FakeClock) -> None:
-    old = clock.now() // 1_000_000 - 7200
-    api.answers["/pools/A/ohlcv/minute"] = candles([old, 1, 1, 1, 1, 1])
-    home = house(watchlist={"pools": ["A"]}, ohlcv={"timeframes": ["1m"]})
-    home.run("watchlist")
-    assert home.run("ohlcv").calls == 1  # its only candle is new to us
-    home.advance(3600)
-    assert home.run("ohlcv").calls == 1  # nothing new
-    home.advance(3600)
-    assert home.run("ohlcv").calls == 0
-    api.answers["/pools/A/trades"] = (200, {"data": [trade(1, clock.now() / 1e6)]})
-    home.run("trades")
-    assert home.run("ohlcv").calls == 1
-    home.advance(DAY)
-    assert home.run("ohlcv").calls == 1
-
-
-def page(timeframe: str, at: float, *openings: float) -> CandlePage:
-    rows = [[ts, 1, 1, 1, 1, 1] for ts in openings]
-    body = {"data": {"attributes": {"ohlcv_list": rows}}}
-    return candle_page(body, network="solana", pool="A", timeframe=TIMEFRAMES[timeframe], at=at, run_id=1)
-
-
-def never(_pool: str, _since: float) -> bool:
-    return False
-
-
-def test_the_most_overdue_pair_comes_first() -> None:
-    """1m is due every `refresh`, an hour; 1d every day."""
-    plan = CandlePlan(["A", "B"], ["1m", "1d"])
-    asked = []
-    for moment in range(4):
-        pair = plan.next(moment, never)
-        assert pair is not None
-        asked.append(pair)
-        plan.observe(*pair, moment, page(pair[1], moment))
-    assert asked == [("A", "1m"), ("B", "1m"), ("A", "1d"), ("B", "1d")]
-    assert plan.next(3599, never) is None
-    for pool in ("A", "B"):
-        plan.observe(pool, "1m", DAY - 3599, page("1m", DAY, DAY - 3600))
-    assert plan.next(DAY + 2, never) == ("A", "1m")  # since 1 s; ("A", "1d") since 0 s
-
-
-def test_a_failed_pair_is_deferred_and_holds_up_no_other() -> None:
-    plan = CandlePlan(["A", "B"], ["1m"])
-    plan.defer("A", "1m", 300)
-    assert plan.next(0, never) == ("B", "1m")
-    plan.observe("B", "1m", 0, page("1m", 0))
-    assert plan.next(299, never) is None
-    assert plan.next(300, never) == ("A", "1m")
-
-
-def test_what_is_missing_reaches_from_the_newest_final_candle_to_now() -> None:
-    plan = CandlePlan(["A"], ["1m"])
-    assert plan.missing("A", "1m", 6000) == 1000
-    plan.observe("A", "1m", 6000, page("1m", 6000, 5940, 5880, 5820))
-    assert plan.missing("A", "1m", 6000) == 3  # 5880, which is final, 5940 and 6000
-    assert plan.missing("A", "1m", 6000 + 60 * 5000) == 1000
-    assert plan.missing("A", "1m", 0) == 1
-
-
-def test_a_plan_survives_its_state() -> None:
-    plan = CandlePlan(["A", "B"], ["1m", "1h"])
-    plan.observe("A", "1m", 6000, page("1m", 6000, 5940, 5880))
-    plan.gone("B", 6000)
-    state: dict[str, Any] = {}
-    plan.save(state)
-    again = CandlePlan.restore(state, ["A", "B"], ["1m", "1h"])
-    saved: dict[str, Any] = {}
-    again.save(saved)
-    assert saved == state
-    assert again.next(6000, never) == ("A", "1h")
-    other = CandlePlan.restore(state, ["A", "C"], ["1m"])
-    assert other.next(6000, never) == ("C", "1m")
-
-
-def test_a_clock_that_was_set_back_makes_candles_due() -> None:
-    plan = CandlePlan(["A"], ["1m"])
-    plan.observe("A", "1m", 50_000, page("1m", 50_000))
-    assert plan.next(40_000, never) == ("A", "1m")
-
-
 # Options and settings
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: OhlcvOptions(timeframes=["1m", "2m"]),
-        lambda: OhlcvOptions(timeframes=[]),
-        lambda: OhlcvOptions(timeframes="1m"),  # type: ignore[arg-type]
-        lambda: OhlcvOptions(refresh="10s"),  # type: ignore[arg-type]
         lambda: TradesOptions(max_wait="24h"),  # type: ignore[arg-type]
         lambda: TradesOptions(max_wait="0s"),  # type: ignore[arg-type]
         lambda: TradesOptions(min_volume_usd=-1),
         lambda: TradesOptions(min_volume_usd="a"),  # type: ignore[arg-type]
         lambda: TopPoolsOptions(pages=0),
         lambda: TopPoolsOptions(pages=11),
-        lambda: WatchlistOptions(pools="A"),  # type: ignore[arg-type]
         lambda: Settings.read({"netwrok": "solana"}),
         lambda: Settings.read({"network": ""}),
         lambda: Settings.read({"dexes": "pumpswap"}),
@@ -853,7 +612,6 @@ def test_bad_options_and_settings_are_refused(make: Callable[[], object]) -> Non
 
 def test_durations_are_read_from_text() -> None:
     assert TradesOptions(max_wait="90m").max_wait.total_seconds() == 5400  # type: ignore[arg-type]
-    assert OhlcvOptions(refresh="2h").refresh.total_seconds() == 7200  # type: ignore[arg-type]
 
 
 def test_an_unknown_setting_names_the_nearest_known_one() -> None:

@@ -281,6 +281,7 @@ def test_included_tokens_are_rows_and_other_resources_are_not() -> None:
             "symbol": None,
             "decimals": 6,
             "coingecko_coin_id": None,
+            "gone_at": None,
             "run_id": 7,
         }
     ]

@@ -17,8 +17,8 @@ from geckosched_geckoterminal.replay import ReplayMarket
 from geckosched_geckoterminal.rows import (
     TIMEFRAMES,
     WINDOWS,
+    Timeframe,
     bare,
-    candle_page,
     pool_page,
     trade_page,
 )
@@ -55,6 +55,7 @@ POOLS = {
 CANDLES = {
     "ohlcv_day1_solana_UNEMPLOYED_2025-09-16_REBUILT.json": "1d",
     "ohlcv_day_eth_wsteth_2026_60of184.json": "1d",
+    "ohlcv_day_include_empty_solana_2026_3of184.json": "1d",
     "ohlcv_hour12_solana_UNEMPLOYED_2025-09-16_REBUILT.json": "12h",
     "ohlcv_hour1_solana_UNEMPLOYED_2025-09-16_REBUILT.json": "1h",
     "ohlcv_hour4_before_ts_solana_2026_3of1000.json": "4h",
@@ -66,6 +67,8 @@ CANDLES = {
     "ohlcv_minute1_solana_UNEMPLOYED_2025-09-16_REBUILT.json": "1m",
     "ohlcv_minute5_solana_UNEMPLOYED_2025-09-16_REBUILT.json": "5m",
 }
+
+OFFICIAL = "official_doc_examples_2026-06.json"
 
 
 def sample(name: str) -> Any:
@@ -136,22 +139,227 @@ def test_every_field_of_a_recorded_included_token_is_stored(name: str) -> None:
     assert len(page.tokens) == len(tokens)
     for row, raw in zip(page.tokens, tokens, strict=True):
         expected = {key: null(value) for key, value in raw["attributes"].items()}
-        assert row == expected | {"network": network, "run_id": 1}
+        assert row == expected | {"network": network, "gone_at": None, "run_id": 1}
         assert f"{network}_{row['address']}" == raw["id"]
 
 
-@pytest.mark.parametrize("name", CANDLES)
-def test_every_recorded_candle_is_stored(name: str) -> None:
-    timeframe, body = TIMEFRAMES[CANDLES[name]], sample(name)
+DOCUMENTED = "official_doc_examples_2026-06.json"
+
+
+def documented(path: str) -> Any:
+    return sample(DOCUMENTED)[f"/networks/{{network}}{path}"]
+
+
+def fetched(name: str) -> Any:
+    """Return a recorded body, or of the documentation's examples the one for a path."""
+    return documented(name) if name.startswith("/") else sample(name)
+
+
+LISTS = [
+    ("new-pools", "eth", "new_pools_eth_2024.json"),
+    ("new-pools", "solana", "new_pools_solana_2026_3rows_cdn_hit.json"),
+    ("new-pools", "solana", "new_pools_solana_include_2025-09-08.json"),
+    ("new-pools", "solana", "new_pools_solana_include_2025-09-09.json"),
+    ("new-pools", "eth", "/new_pools"),
+    ("top-pools", "eth", "dex_pools_eth_sushiswap_2023.json"),
+    ("top-pools", "solana", "dex_pools_solana_heaven_2025_PARTIAL.json"),
+    ("top-pools", "eth", "top_pools_eth_include_2023.json"),
+    ("top-pools", "eth", "/pools"),
+    ("top-pools", "eth", "/dexes/{dex}/pools"),
+    ("pools", "solana", "pools_multi_solana_2026_3of30.json"),
+    ("pools", "eth", "/pools/multi/{addresses}"),
+    ("trending", "eth", "/trending_pools"),
+]
+"""Collector, network, and a recorded or documented answer to what it asks."""
+
+
+@pytest.mark.parametrize(("collector", "network", "name"), LISTS)
+def test_every_field_of_a_served_list_of_pools_is_in_the_tables(
+    house: Callable[..., House], api: FakeApi, collector: str, network: str, name: str
+) -> None:
+    body = fetched(name)
+    listed = {bare(network, raw["id"]): raw for raw in body["data"]}
+    paths = {
+        "new-pools": "/new_pools",
+        "top-pools": "/dexes/dex/pools",
+        "pools": f"/pools/multi/{','.join(sorted(listed))}",
+        "trending": "/trending_pools",
+    }
+    prefix = "" if network == "solana" else f"/api/v2/networks/{network}"
+    api.answers[f"{prefix}{paths[collector]}"] = (200, body)
+    home = house(settings={"network": network, "dexes": ["dex"]}, watchlist={"pools": list(listed)})
+    home.run("watchlist")
+    run = home.run(collector)
+    assert (run.outcome, run.calls) == (Outcome.SUCCEEDED, 1)
+
+    for table in ("gt_pools", *(["gt_new_pools"] if collector == "new-pools" else [])):
+        rows = home.rows(f"SELECT * FROM {table}")
+        assert {row["address"] for row in rows} == set(listed)
+        for row in rows:
+            raw = listed[row["address"]]
+            known = {key: each["data"]["id"] for key, each in raw["relationships"].items() if key != "network"}
+            told = dict(flat(raw["attributes"])) | {key: bare(network, each) for key, each in known.items()}
+            assert {key: row[key] for key in told} == told
+            own = {"network": network, "run_id": run.id}
+            own |= {"first_seen_at": "2026-09-28T20:46:00.000000Z"} if table == "gt_new_pools" else {}
+            assert {key: each for key, each in row.items() if key not in told and each is not None} == own
+
+    if collector in ("pools", "top-pools"):
+        snapshots = home.rows("SELECT * FROM gt_pool_snapshots")
+        assert {row["address"] for row in snapshots} == set(listed)
+        for row in snapshots:
+            figures = dict(flat(listed[row["address"]]["attributes"]))
+            for key in ("name", "pool_name", "pool_created_at"):
+                figures.pop(key, None)
+            assert {key: row[key] for key in figures} == figures
+            assert row["at"] == "2026-09-28T20:46:00.000000Z"
+    else:
+        assert home.rows("SELECT name FROM sqlite_master WHERE name = 'gt_pool_snapshots'") == []
+
+    tokens = {bare(network, raw["id"]): raw for raw in body.get("included", []) if raw["type"] == "token"}
+    stored = home.rows("SELECT * FROM gt_tokens") if tokens else []
+    assert {row["address"] for row in stored} == set(tokens)
+    for row in stored:
+        told = {key: null(value) for key, value in tokens[row["address"]]["attributes"].items()}
+        own = {"network": network, "gone_at": None, "run_id": run.id}
+        assert row == dict.fromkeys(row) | told | own
+
+
+TOKENS = ["/tokens/multi/{addresses}", "token_solana_2025.json", "token_solana_include_top_pools_2026.json"]
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_every_field_of_a_served_token_is_in_its_table(
+    house: Callable[..., House], api: FakeApi, name: str
+) -> None:
+    body = fetched(name)
+    elements = body["data"] if isinstance(body["data"], list) else [body["data"]]
+    tokens = {bare("solana", raw["id"]): raw for raw in elements}
+    sides = {"base_token": next(iter(tokens)), "quote_token": list(tokens)[-1]}
+    related = {key: {"data": {"id": f"solana_{each}"}} for key, each in sides.items()}
+    pool = {"id": "solana_P", "type": "pool", "attributes": {"address": "P"}, "relationships": related}
+    api.answers["/new_pools"] = (200, {"data": [pool]})
+    api.answers[f"/tokens/multi/{','.join(sorted(tokens))}"] = (200, body)
+    home = house()
+    home.run("new-pools")
+    run = home.run("tokens")
+    assert (run.outcome, run.calls, run.rows) == (Outcome.SUCCEEDED, 1, len(tokens))
+    for row in home.rows("SELECT * FROM gt_tokens"):
+        raw = tokens[row["address"]]
+        told = dict(flat(raw["attributes"]))
+        pools = [bare("solana", each["id"]) for each in raw["relationships"]["top_pools"]["data"]]
+        own = {"network": "solana", "top_pools": json.dumps(pools), "run_id": run.id}
+        assert row == dict.fromkeys(row) | told | own
+
+
+REFUSALS = [
+    ("error_400_too_many_addresses_2026.json", Outcome.FAILED),
+    ("error_401_page_over_10_2026.json", Outcome.SUCCEEDED),
+    ("error_404_not_found_2026.json", Outcome.SUCCEEDED),
+    ("error_429_2026.json", Outcome.RATE_LIMITED),
+]
+
+
+@pytest.mark.parametrize("collector", ["new-pools", "pools", "top-pools", "trending", "tokens"])
+@pytest.mark.parametrize(("name", "outcome"), REFUSALS)
+def test_every_recorded_error_has_its_consequence_for_lists(
+    house: Callable[..., House], api: FakeApi, collector: str, name: str, outcome: Outcome
+) -> None:
+    home = house(settings={"dexes": ["dex"]}, watchlist={"pools": ["A"]})
+    home.run("watchlist")
+    pool = {"id": "solana_A", "attributes": {}, "relationships": {"base_token": {"data": {"id": "solana_T"}}}}
+    if collector == "tokens":  # of a pool that is known
+        api.answers["/new_pools"] = (200, {"data": [pool]})
+        home.run("new-pools")
+    paths = ("/new_pools", "/pools/multi/A", "/dexes/dex/pools", "/trending_pools", "/tokens/multi/T")
+    body = sample(name)
+    api.answers.update(dict.fromkeys(paths, (int(name.split("_")[1]), body)))
+    run = home.run(collector)
+    assert (run.outcome, run.calls) == (outcome, 1)
+    if outcome == Outcome.FAILED:
+        assert body["errors"][0]["title"] in (run.detail or "")
+
+
+def recorded_candles(name: str) -> tuple[Any, Timeframe]:
+    if name == OFFICIAL:
+        return sample(name)["/networks/{network}/pools/{pool_address}/ohlcv/{timeframe}"], TIMEFRAMES["1d"]
+    return sample(name), TIMEFRAMES[CANDLES[name]]
+
+
+def test_every_recording_of_candles_is_looked_at() -> None:
+    assert {path.name for path in SAMPLES.glob("ohlcv_*.json")} == set(CANDLES)
+
+
+@pytest.mark.parametrize("name", [*CANDLES, OFFICIAL])
+def test_every_recorded_candle_is_stored(house: Callable[..., House], api: FakeApi, name: str) -> None:
+    """Asked a second too early for the newest to be final: it is not, all others are."""
+    body, timeframe = recorded_candles(name)
     listed = body["data"]["attributes"]["ohlcv_list"]
-    now = listed[0][0] + timeframe.step + 59.0  # one second too early for the newest
-    page = candle_page(body, network="solana", pool="P", timeframe=timeframe, at=now, run_id=1)
-    assert not page.bad
+    api.answers[f"/pools/P/ohlcv/{timeframe.unit}"] = (200, body)
+    clock = FakeClock(datetime.fromtimestamp(listed[0][0] + timeframe.step + 59, UTC))
+    home = house(clock=clock, watchlist={"pools": ["P"]}, ohlcv={"timeframes": [timeframe.name]})
+    home.run("watchlist")
+    run = home.run("ohlcv")
+    assert (run.outcome, run.calls) == (Outcome.SUCCEEDED, 1)
+    (call,) = api.calls
+    assert call[1] == {"aggregate": str(timeframe.aggregate), "limit": "1000"}
     expected = {candle[0]: candle[1:] for candle in listed}  # the later element wins
-    figures = ("open", "high", "low", "close", "volume")
-    assert {row["ts"]: [row[key] for key in figures] for row in page.rows} == expected
-    assert [row["ts"] for row in page.rows] == sorted(expected, reverse=True)
-    assert [row["final"] for row in page.rows] == [0] + [1] * (len(expected) - 1)
+    rows = home.rows("SELECT * FROM gt_ohlcv ORDER BY ts DESC")
+    for row, (ts, figures) in zip(rows, sorted(expected.items(), reverse=True), strict=True):
+        assert row == {
+            "network": "solana",
+            "pool": "P",
+            "timeframe": timeframe.name,
+            "ts": ts,
+            **dict(zip(("open", "high", "low", "close", "volume"), figures, strict=True)),
+            "final": int(ts != listed[0][0]),
+            "run_id": run.id,
+        }
+        assert ts % timeframe.step == 0
+    pair = home.state("ohlcv")["pairs"]["P"][timeframe.name]
+    assert (pair["newest"], pair["final"], pair["holes"]) == (rows[0]["ts"], rows[1]["ts"], [])
+
+
+CANDLE_ERRORS = [
+    "error_400_invalid_aggregate_2026.json",
+    "error_400_invalid_limit_2026.json",
+    "error_401_older_than_180_days_2026.json",
+    "error_401_timeframe_second_2026.json",
+    "error_404_not_found_2026.json",
+    "error_422_more_than_2_tokens.json",
+    "error_429_2026.json",
+]
+
+
+@pytest.mark.parametrize("name", CANDLE_ERRORS)
+def test_every_recorded_error_of_candles_has_its_consequence(
+    house: Callable[..., House], api: FakeApi, name: str
+) -> None:
+    """For the newest ones and for their history; a page that came before it stays."""
+    body, status = sample(name), int(name.split("_")[1])
+    listed = [[ts, 1, 2, 0.5, 1.5, 3] for ts in range(1790628300, 1790568300, -60)]
+    api.answers["/pools/A/ohlcv/minute"] = (200, {"data": {"attributes": {"ohlcv_list": listed}}})
+    home = house(
+        watchlist={"pools": ["A"]}, ohlcv={"timeframes": ["1m"]}, backfill={"timeframes": ["1m"], "depth": {"1m": "5d"}}
+    )
+    home.run("watchlist")
+    home.run("ohlcv")
+    api.answers["/pools/A/ohlcv/minute"] = (status, body)
+    home.advance(3600)
+    outcomes = {401: Outcome.SUCCEEDED, 404: Outcome.SUCCEEDED, 429: Outcome.RATE_LIMITED}
+    for collector in ("ohlcv", "backfill"):
+        run = home.run(collector)
+        assert (run.outcome, run.calls) == (outcomes.get(status, Outcome.FAILED), 1)
+        if run.outcome == Outcome.FAILED:
+            assert body["errors"][0]["title"] in (run.detail or "")
+        if status == 429:
+            break  # it closed the budget for the other, too
+    assert home.rows("SELECT count(*) AS n FROM gt_ohlcv") == [{"n": 1000}]
+    assert home.rows("SELECT * FROM geckosched_losses") == []
+    if status == 401:
+        assert home.state("backfill")["pairs"]["A"]["1m"]["end"] == "plan"
+    if status == 404:
+        assert home.rows("SELECT gone_at IS NULL AS there FROM gt_pools") == [{"there": 0}]
 
 
 @pytest.mark.parametrize(
@@ -243,6 +451,7 @@ def test_a_recorded_day_is_stored_once_and_every_gap_is_a_loss(
         assert within, f"{time} of {pool} was lost and is in no loss"
         for place in within:
             hits[place] += 1
-    assert all(hits), "a loss in which nothing was lost"
+    for loss, hit in zip(losses, hits, strict=True):
+        assert hit or loss["count"] <= 2, "a loss of more than a late trade that may be hidden, in which nothing was lost"
     counted = sum(loss["count"] for loss in losses)
     assert 0.5 < counted / len(missed) < 2

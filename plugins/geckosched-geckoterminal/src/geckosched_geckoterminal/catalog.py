@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from geckosched import Batch, Collector, RunContext
 
 from .client import BUDGET, Client, GoneError, PlanLimitError, Settings
-from .pools import LAST_PAGE, dex_batch
+from .pools import LAST_PAGE, dex_batch, network_gone_batch
 from .rows import DEX_ATTRIBUTES, NETWORK_ATTRIBUTES, AnswerError, CatalogPage, catalog_page
 from .watchlist import stored
 
@@ -66,7 +66,7 @@ def _dexes(run: RunContext, client: Client, settings: Settings) -> Iterator[Batc
         for page in _pages(run, client, ("networks", network, "dexes"), DEX_ATTRIBUTES, listing):
             yield dex_batch([{"network": network} | row for row in page.rows])
     except GoneError:
-        yield _network_gone(run, network)
+        yield network_gone_batch(run, network)
         listing.ended, listing.whole = True, False
     known = stored(run, "SELECT id FROM gt_dexes WHERE network = ? AND gone_at IS NULL", network)
     if gone := _vanished(listing, (row["id"] for row in known)):
@@ -118,15 +118,6 @@ def _pages(
 def _vanished(listing: _Listing, known: Iterable[str]) -> list[str]:
     """Return what was known and is not in the list; nothing, if that may lie in what could not be read."""
     return sorted(set(known) - listing.shown) if listing.ended and listing.whole else []
-
-
-def _network_gone(run: RunContext, network: str) -> Batch:
-    """Mark a network that the API doesn't know, keeping since when."""
-    run.log.warning("the API has no network %s", network)
-    since = stored(run, "SELECT gone_at FROM gt_networks WHERE id = ?", network)
-    gone_at = (since[0]["gone_at"] if since else None) or run.now()
-    row = {"id": network, "gone_at": gone_at, "run_id": run.id}
-    return Batch("gt_networks", [row], pk=("id",), stamp=("run_id",))
 
 
 def _missing(dex: str, network: str, shown: Iterable[str]) -> str:

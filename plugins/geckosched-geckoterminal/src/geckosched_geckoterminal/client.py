@@ -118,7 +118,7 @@ class Client:
         body that is no JSON, `requests.RequestException` for a failed call or a 5xx (after the
         session's retries), and the signal `RateLimited` for 429.
         """
-        url = "/".join((self._base_url, *(quote(part, safe="") for part in path)))
+        url = "/".join((self._base_url, *(quote(part, safe=",") for part in path)))
         response = self._session.get(url, params=params)
         if response.status_code >= 500:
             response.raise_for_status()

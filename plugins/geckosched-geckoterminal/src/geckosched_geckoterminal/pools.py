@@ -1,18 +1,36 @@
-"""`geckoterminal-top-pools`: the busiest pools of each exchange, as they are and as they were."""
+"""What the collectors of pools share: how they ask, and the tables that they fill.
+
+`read_pools` asks one question and returns a page, whose unreadable rows are told by then; `pool_batches` says where its
+rows belong. A list moves while it is read, so that a pool may stand on two pages: `drop_shown` leaves out the second.
+A network that the API doesn't know is marked in `gt_networks` and left alone for a day (`network_rests`,
+`network_gone`, `network_back`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 
-from geckosched import Batch, Collector, ConfigError, RunContext
+from geckosched import Batch, RunContext
 
-from .client import BUDGET, Client, GoneError, PlanLimitError, Settings
-from .rows import PoolPage, pool_page
+from .client import Client
+from .rows import PoolPage, Row, pool_page
+from .watchlist import stored
 
-__all__ = ["LAST_PAGE", "TopPools", "dex_batch", "pool_batches"]
+__all__ = [
+    "DAY",
+    "INCLUDE",
+    "LAST_PAGE",
+    "MOST_ADDRESSES",
+    "PAGE_ROWS",
+    "dex_batch",
+    "drop_shown",
+    "network_back",
+    "network_gone",
+    "network_gone_batch",
+    "network_rests",
+    "pool_batches",
+    "read_pools",
+]
 
 PAGE_ROWS = 20
 """Pools of a full page (api.md, part 2)."""
@@ -20,105 +38,90 @@ PAGE_ROWS = 20
 LAST_PAGE = 10
 """The last page that the public plan shows (api.md, part 2)."""
 
+MOST_ADDRESSES = 30
+"""Pools or tokens of one question at most (api.md, part 2)."""
+
 INCLUDE = "base_token,quote_token,dex"
 
-GONE_AGAIN_AFTER = 86_400
-"""Seconds until an exchange that the API doesn't know is asked for again."""
+DAY = 86_400
+"""Seconds until something that the API doesn't know is asked for again."""
 
 
-@dataclass
-class TopPoolsOptions:
-    """Options of `geckoterminal-top-pools`: `pages` of 20 pools for each exchange, at most 10."""
+def read_pools(
+    run: RunContext, client: Client, network: str, *path: str, where: str, include: str = INCLUDE, **more: str | int
+) -> PoolPage:
+    """Ask for pools below a network's path; each row that can't be read is a problem, named after `where`.
 
-    pages: int = 1
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.pages, int) or not 1 <= self.pages <= LAST_PAGE:
-            raise ConfigError(f"pages: {self.pages!r} is no number from 1 to {LAST_PAGE}")
-
-
-class TopPools(Collector):
-    """Poll the lists of the exchanges in the plugin's settings, the most traded pools first.
-
-    An exchange is a target, a page of it a transaction.
+    Raises what `Client.ask` does, and `AnswerError` for a body without a readable pool.
     """
-
-    name = "geckoterminal-top-pools"
-    every = "10m"
-    priority = 10
-    budget = BUDGET
-    Options = TopPoolsOptions
-
-    @staticmethod
-    def calls_per_run(options: TopPoolsOptions) -> int:
-        """Count the calls of a run for the usual two exchanges."""
-        return 2 * options.pages
-
-    def collect(self, run: RunContext) -> Iterator[list[Batch]]:
-        """Yield pools, snapshots and tokens of a page at a time."""
-        settings = Settings.read(run.settings)
-        with Client(run, settings) as client:
-            for dex in settings.dexes:
-                asked_at = run.state.get("gone", {}).get(dex, {}).get("asked_at", 0)
-                if 0 <= run.now().timestamp() - asked_at < GONE_AGAIN_AFTER:
-                    continue
-                with run.target(dex):
-                    yield from _pages(run, client, settings.network, dex)
+    body, at = client.ask("networks", network, *path, include=include, **more)
+    page = pool_page(body, network=network, at=at, run_id=run.id)
+    for row in page.bad:
+        run.problem(f"{where} {row.where}", row.error)
+    return page
 
 
-def dex_batch(rows: list[dict[str, Any]]) -> Batch:
+def drop_shown(page: PoolPage, shown: set[str]) -> None:
+    """Take out the pools that are in `shown`, and second rows of one pool; add the others to `shown`."""
+    before = set(shown)
+    page.pools = _first_of_each(page.pools, shown)
+    page.snapshots = _first_of_each(page.snapshots, before)
+
+
+def pool_batches(page: PoolPage, *, snapshots: bool = True) -> list[Batch]:
+    """Return a page's rows for the tables that pools and their tokens are stored in."""
+    stamp = ("run_id",)
+    key = ("network", "address")
+    born = (("network", "pool_created_at"),)
+    batches = [
+        Batch("gt_pools", page.pools, pk=key, index=born, stamp=stamp),
+        Batch("gt_tokens", page.tokens, pk=key, stamp=stamp),
+    ]
+    if snapshots:
+        moments = ("network", "address", "at")
+        batches.append(Batch("gt_pool_snapshots", page.snapshots, pk=moments, on_conflict="ignore", stamp=stamp))
+    return batches
+
+
+def dex_batch(rows: list[Row]) -> Batch:
     """Return rows of exchanges for the table that they are stored in."""
     return Batch("gt_dexes", rows, pk=("network", "id"), stamp=("run_id",))
 
 
-def pool_batches(page: PoolPage) -> list[Batch]:
-    """Return a page's rows for the three tables that pools and their tokens are stored in."""
-    stamp = ("run_id",)
-    key = ("network", "address")
-    snapshots = ("network", "address", "at")
-    return [
-        Batch("gt_pools", page.pools, pk=key, stamp=stamp),
-        Batch("gt_pool_snapshots", page.snapshots, pk=snapshots, on_conflict="ignore", stamp=stamp),
-        Batch("gt_tokens", page.tokens, pk=key, stamp=stamp),
-    ]
+def network_rests(run: RunContext, network: str) -> bool:
+    """Tell whether this collector found the network to be gone within the last day."""
+    asked_at: float | None = run.state.get("gone", {}).get(network)
+    return asked_at is not None and 0 <= run.now().timestamp() - asked_at < DAY
 
 
-def _pages(run: RunContext, client: Client, network: str, dex: str) -> Iterator[list[Batch]]:
-    """Yield the pages of one exchange; rows that moved on to a later page come once."""
-    seen: set[str] = set()
-    for number in range(1, run.options.pages + 1):
-        try:
-            body = client.get("networks", network, "dexes", dex, "pools", include=INCLUDE, page=number)
-        except GoneError:
-            yield [_mark_gone(run, network, dex)]
-            return
-        except PlanLimitError as error:
-            run.log.info("%s, page %d: %s", dex, number, error)
-            return
-        page = pool_page(body, network=network, at=run.now(), run_id=run.id)
-        for row in page.bad:
-            run.problem(f"{dex} page {number} {row.where}", row.error)
-        full = len(body["data"]) >= PAGE_ROWS
-        page.pools = [row for row in page.pools if row["address"] not in seen]
-        page.snapshots = [row for row in page.snapshots if row["address"] not in seen]
-        seen.update(row["address"] for row in page.pools)
-        batches = pool_batches(page)
-        if run.state.get("gone", {}).pop(dex, None):
-            batches.append(_gone_batch(run, network, dex, None))
-        yield batches
-        if not full:
-            return
+def network_gone(run: RunContext, network: str) -> Batch:
+    """Mark a network that the API doesn't know, and remember that it was asked for now."""
+    run.state["gone"] = {network: run.now().timestamp()}
+    return network_gone_batch(run, network)
 
 
-def _mark_gone(run: RunContext, network: str, dex: str) -> Batch:
-    """Remember that the API doesn't know an exchange, and since when."""
-    now = run.now().timestamp()
-    known = run.state.setdefault("gone", {}).setdefault(dex, {"since": now})
-    known["asked_at"] = now
-    run.log.warning("%s has no exchange %s; asked again in a day", network, dex)
-    return _gone_batch(run, network, dex, known["since"])
+def network_gone_batch(run: RunContext, network: str) -> Batch:
+    """Mark a network that the API doesn't know, keeping since when."""
+    run.log.warning("the API has no network %s", network)
+    since = stored(run, "SELECT gone_at FROM gt_networks WHERE id = ?", network)
+    return _network_batch(run, network, (since[0]["gone_at"] if since else None) or run.now())
 
 
-def _gone_batch(run: RunContext, network: str, dex: str, since: float | None) -> Batch:
-    gone_at = None if since is None else datetime.fromtimestamp(since, UTC)
-    return dex_batch([{"network": network, "id": dex, "gone_at": gone_at, "run_id": run.id}])
+def network_back(run: RunContext, network: str) -> list[Batch]:
+    """Return what takes the mark off a network that this collector found to be gone; nothing for any other."""
+    gone = run.state.pop("gone", {})
+    return [_network_batch(run, network, None)] if network in gone else []
+
+
+def _network_batch(run: RunContext, network: str, gone_at: datetime | str | None) -> Batch:
+    row = {"id": network, "gone_at": gone_at, "run_id": run.id}
+    return Batch("gt_networks", [row], pk=("id",), stamp=("run_id",))
+
+
+def _first_of_each(rows: list[Row], shown: set[str]) -> list[Row]:
+    first = []
+    for row in rows:
+        if row["address"] not in shown:
+            shown.add(row["address"])
+            first.append(row)
+    return first

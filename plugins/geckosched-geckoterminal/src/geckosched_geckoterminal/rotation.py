@@ -2,8 +2,8 @@
 
 The API shows a pool's newest 300 trades of the last 24 hours and nothing older: whatever a pool
 trades beyond that between two polls is gone. `TradeRotation` is told the time and what each answer
-held, predicts how full every pool's window is by now, and names the pools that are worth a call,
-the most urgent first.
+held, and names the pools that are worth a call, the most urgent first. What is known of one pool,
+and what a call to it is worth, is in `forecast`.
 
 All times are epoch seconds, all rates trades per second unless a name says otherwise.
 """
@@ -11,17 +11,13 @@ All times are epoch seconds, all rates trades per second unless a name says othe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from .forecast import DAY, HOUR, PAGE, Forecast, as_of, reach, unseen
+
 __all__ = ["DAY", "PAGE", "Loss", "TradeRotation"]
-
-PAGE = 300
-"""Trades in a full answer (api.md, 3.2)."""
-
-DAY = 86_400.0
-"""How far back an answer reaches at most, in seconds (api.md, 3.2)."""
 
 LATE = 120.0
 """How much older than the newest trade of an answer one may be that is not in it yet, in seconds.
@@ -30,20 +26,29 @@ A trade shows up 2 to 61 s after its block (measured over the recorded series), 
 may have lain in the API's cache for up to 60 s.
 """
 
-WORTH_FILL = 0.25
-"""Part of a window that must be full for a call to be worth it."""
+WORTH_FILL = 0.01
+"""Part of a window that a call must be expected to save."""
 
-WAITED_FILL = 0.5
-"""What a wait of `max_wait` adds to the part of a window that is full."""
+WAITED = 3.0
+"""Trades that a wait of `max_wait` adds to what a call is worth."""
 
-MEAN_SECONDS = 4 * 3600.0
-"""Memory of the mean rate."""
+LONGEST_GAP = 900.0
+"""Seconds between two calls beyond which the collector was not running."""
 
-BURST_SECONDS = 15 * 60.0
-"""How long a burst lasts: what exceeds the mean rate fades with this time constant."""
+LONGEST_LOOK_AHEAD = 300.0
+"""Seconds to the next chance that are reckoned with at most."""
 
-RECENT_SECONDS = 10 * 60.0
-"""The newest stretch of an answer that tells the present rate."""
+PACE_MEMORY = 0.03
+"""Weight of the newest gap in the mean of the gaps between calls."""
+
+RESERVE = 2.0
+"""Calls are counted to come so many times as slowly as they do, so that none is needed in the last moment."""
+
+SURELY_HIDDEN = 3.0
+"""Trades that a full answer with overlap must be expected to hide to be called a loss."""
+
+GAP_SECONDS = 15 * 60.0
+"""How far into a gap the rates at its ends reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,73 +64,47 @@ class Loss:
     until: float
 
 
-@dataclass(slots=True)
-class _Pool:
-    """What is known of one pool; `None` where nothing is known yet."""
-
-    expected: float = 0.0  # trades a day, from elsewhere; 0: unknown
-    polled_at: float | None = None
-    newest: float | None = None  # block time of the newest trade seen
-    mean: float = 0.0
-    burst: float = 0.0  # excess over the mean at polled_at
-    not_before: float | None = None
-
-    def waited(self, now: float) -> float:
-        """Seconds since the last poll; endless if there was none, or if it lies in the future.
-
-        A poll in the future means that the clock was set back: how long ago it really was is
-        unknown, and to wait until the clock has caught up could take for ever.
-        """
-        if self.polled_at is None or self.polled_at > now:
-            return math.inf
-        return now - self.polled_at
-
-    def fill(self, now: float) -> float:
-        """Predicted new trades since the last poll, in windows of 300; only after a first poll."""
-        waited = self.waited(now)
-        fading = BURST_SECONDS * -math.expm1(-waited / BURST_SECONDS)
-        return (self.mean * waited + self.burst * fading) / PAGE
-
-
 class TradeRotation:
     """Spread few calls over many pools so that as few trades as possible are lost.
 
-    Each pool has a mean rate and a burst above it that fades within a quarter of an hour; both
-    come from the times of the trades in its answers, which tell the present rate even when an
-    answer is full. A pool is worth a call when its window is predicted to be at least `fill`
-    full, when it was never asked, or when it has waited `max_wait`. Equal input gives equal
-    output: there is no clock and no randomness inside.
+    The pool whose call is worth most goes first: see `forecast`. It is reckoned with the next
+    chance, not with now, because a window that would overflow before it cannot wait. Pools whose
+    `max_wait` ends go before all others, and early enough that the calls suffice for all of them.
+    Equal input gives equal output: there is no clock and no randomness inside.
     """
 
-    def __init__(self, pools: Mapping[str, float], *, max_wait: float = 6 * 3600.0) -> None:
+    def __init__(self, pools: Mapping[str, float], *, max_wait: float = 6 * HOUR) -> None:
         """Watch `pools`: trades expected a day by pool, 0 where unknown.
 
         `max_wait` is in seconds.
         """
         self.max_wait = max_wait
-        self._pools = {name: _Pool(expected=float(expected)) for name, expected in pools.items()}
+        self._pools = {name: Forecast(expected=float(expected)) for name, expected in pools.items()}
+        self._pace = _Pace()
 
     def pick(self, now: float, calls: int, *, fill: float = WORTH_FILL) -> list[str]:
         """Name at most `calls` pools that are worth a call now, the most urgent first.
 
-        Pools that have waited `max_wait` come first, the longest wait before the others;
-        then the fullest. A pool that was never asked counts as just full: it goes before all
-        that still have room, and after those that lose trades already. Waiting counts a little
-        too, so that quiet pools are spread over the calls that nobody needs.
+        Pools that have waited nearly `max_wait` come first, the longest wait before the others;
+        then those whose call is expected to save most trades, at least `fill` windows of 300. A
+        pool that was never asked counts as just full.
         """
         if calls <= 0:
             return []
-        ranked: list[tuple[float, float, float, str]] = []
-        for name, pool in self._pools.items():
-            if pool.not_before is not None and now < pool.not_before <= now + DAY:
-                continue
-            waited, urgency = pool.waited(now), self.fill(name, now)
-            overdue = self.max_wait <= waited < math.inf
-            if waited < math.inf:
-                urgency += WAITED_FILL * waited / self.max_wait
-            if overdue or urgency >= fill:
-                ranked.append((-waited if overdue else 0.0, -urgency, -pool.expected, name))
-        return [name for *_, name in sorted(ranked)[:calls]]
+        asked = {name: pool for name, pool in self._pools.items() if not _deferred(pool, now)}
+        for pool in asked.values():
+            if pool.since is None or pool.since > now:
+                pool.since = now
+        picked = self._cannot_wait(asked, now)[:calls]
+        if len(picked) == calls:
+            return picked
+        chance = now + self._pace.look_ahead()
+        ranked = [
+            (-worth, -pool.expected, name)
+            for name, pool in asked.items()
+            if name not in picked and (worth := self._worth(pool, now, chance)) >= fill * PAGE
+        ]
+        return picked + [name for *_, name in sorted(ranked)[: calls - len(picked)]]
 
     def fill(self, pool: str, now: float) -> float:
         """Return how many windows of 300 a pool has filled since its last poll, as predicted.
@@ -133,11 +112,15 @@ class TradeRotation:
         More than 1 means that it loses trades by now; a pool that was never asked counts as 1.
         """
         known = self._pools[pool]
-        return 1.0 if math.isinf(known.waited(now)) else known.fill(now)
+        return known.count(now) / PAGE if known.asked_before(now) else 1.0
 
     def defer(self, pool: str, until: float) -> None:
         """Leave `pool` out until `until`, at most a day ahead, or until it is observed."""
         self._pools[pool].not_before = until
+
+    def hint(self, pool: str, now: float, trades: float, seconds: float) -> None:
+        """Take in that `pool` had so many `trades` in the `seconds` up to `now`, as seen elsewhere."""
+        self._pools[pool].hint(now, trades, seconds)
 
     def observe(self, pool: str, now: float, times: Sequence[float], overlap: bool) -> Loss | None:
         """Take in an answer; return what it shows to be lost, `None` if nothing is.
@@ -157,19 +140,18 @@ class TradeRotation:
         lost too (see `LATE`), and ends at the oldest one shown.
         """
         known = self._pools[pool]
-        page_rate = _page_rate(now, times)
         loss = _loss(known, now, times, overlap)
-        _learn(known, now, times, page_rate, saturated=len(times) >= PAGE and not overlap)
-        known.polled_at = now
-        known.not_before = None
-        if times:
-            newest = min(max(times), now)  # a block from the future would hide all that follow
-            known.newest = newest if known.newest is None else max(known.newest, newest)
+        saturated = len(times) >= PAGE and not overlap
+        known.take(now, times, loss.count if loss else 0, saturated=saturated)
+        self._pace.called(now)
         return loss
 
     def snapshot(self) -> dict[str, Any]:
         """Return all that is known, as JSON values for `run.state`."""
-        return {"pools": {name: asdict(pool) for name, pool in self._pools.items()}}
+        return {
+            "pools": {name: pool.stored() for name, pool in self._pools.items()},
+            "pace": self._pace.stored(),
+        }
 
     @classmethod
     def restore(
@@ -177,7 +159,7 @@ class TradeRotation:
         snapshot: Mapping[str, Any],
         pools: Mapping[str, float] | None = None,
         *,
-        max_wait: float = 6 * 3600.0,
+        max_wait: float = 6 * HOUR,
     ) -> TradeRotation:
         """Build the rotation that `snapshot()` described.
 
@@ -188,63 +170,104 @@ class TradeRotation:
         if pools is None:
             pools = {name: state.get("expected", 0.0) for name, state in stored.items()}
         rotation = cls(pools, max_wait=max_wait)
-        names = {field.name for field in fields(_Pool)} - {"expected"}
+        rotation._pace.read(snapshot.get("pace", {}))
         for name, pool in rotation._pools.items():
-            for key, value in stored.get(name, {}).items():
-                if key in names:
-                    setattr(pool, key, value)
+            pool.read(stored.get(name, {}))
         return rotation
 
+    def _worth(self, pool: Forecast, now: float, chance: float) -> float:
+        """Return the trades that a call now is expected to save, and a little for having waited."""
+        if not pool.asked_before(now) or pool.polled_at is None:
+            return PAGE + pool.expected / DAY
+        return pool.worth(now, chance) + WAITED * (now - pool.polled_at) / self.max_wait
 
-def _page_rate(now: float, times: Sequence[float]) -> float:
-    """Mean rate since the oldest trade of an answer.
+    def _cannot_wait(self, pools: Mapping[str, Forecast], now: float) -> list[str]:
+        """Name the pools that must be asked now if no pool shall wait longer than `max_wait`.
 
-    A pool that is minutes old has not been silent for the rest of the 24 hours that an answer
-    covers; a few trades in as many seconds are no rate yet, though.
-    """
-    if not times:
-        return 0.0
-    shortest = 1.0 if len(times) >= PAGE else BURST_SECONDS
-    return len(times) / max(now - min(times), shortest)
+        Of the pools in the order in which their time is up, the first k need k calls by then.
+        """
+        ends = sorted((self._ends(pool, now), name) for name, pool in pools.items())
+        pace = RESERVE * self._pace.mean
+        needed = 0
+        for place, (end, _) in enumerate(ends, 1):
+            if end <= now:
+                needed = place
+            elif pace:
+                needed = max(needed, place - int((end - now) / pace))
+        return [name for _, name in ends[:needed]]
 
-
-def _recent_rate(now: float, times: Sequence[float], page_rate: float) -> float:
-    """Rate over the newest ten minutes of an answer, or all of it if it is shorter."""
-    if len(times) >= PAGE and min(times) > now - RECENT_SECONDS:
-        return page_rate
-    return _since(times, now - RECENT_SECONDS) / RECENT_SECONDS
-
-
-def _since(times: Iterable[float], moment: float) -> int:
-    return sum(time > moment for time in times)
-
-
-def _learn(pool: _Pool, now: float, times: Sequence[float], page_rate: float, *, saturated: bool) -> None:
-    """Update the pool's rates from an answer."""
-    waited = pool.waited(now)
-    if math.isinf(waited):
-        pool.mean = page_rate
-    elif waited > 0:
-        rate = page_rate
-        if not saturated:
-            fresh = len(times) if pool.newest is None else _since(times, pool.newest)
-            rate = fresh / waited
-        pool.mean += (rate - pool.mean) * -math.expm1(-waited / MEAN_SECONDS)
-    pool.burst = max(0.0, _recent_rate(now, times, page_rate) - pool.mean)
+    def _ends(self, pool: Forecast, now: float) -> float:
+        since = pool.polled_at if pool.asked_before(now) else pool.since
+        return (now if since is None else since) + self.max_wait
 
 
-def _loss(pool: _Pool, now: float, times: Sequence[float], overlap: bool) -> Loss | None:
-    """Tell what an answer shows to be lost, counted by the rate next to the gap."""
+@dataclass(slots=True)
+class _Pace:
+    """How calls follow each other: mean gap and mean square of the gaps, in seconds."""
+
+    at: float | None = None
+    mean: float = 0.0
+    square: float = 0.0
+
+    def called(self, now: float) -> None:
+        if self.at is not None and now >= self.at:
+            gap = min(now - self.at, LONGEST_GAP)
+            weight = PACE_MEMORY if self.square else 1.0
+            self.mean += (gap - self.mean) * weight
+            self.square += (gap * gap - self.square) * weight
+        self.at = now
+
+    def look_ahead(self) -> float:
+        """Return how long the next chance may be off: twice what is left of a gap on average.
+
+        That is one gap where calls come evenly, and nearly the pause where they come in bunches.
+        """
+        return min(self.square / self.mean, LONGEST_LOOK_AHEAD) if self.mean else 0.0
+
+    def stored(self) -> dict[str, float]:
+        return {} if self.at is None else {"at": self.at, "mean": self.mean, "square": self.square}
+
+    def read(self, stored: Mapping[str, Any]) -> None:
+        values = [stored.get(name) for name in ("at", "mean", "square")]
+        if all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+            self.at, self.mean, self.square = (float(value) for value in values if value is not None)
+
+
+def _deferred(pool: Forecast, now: float) -> bool:
+    return pool.not_before is not None and now < pool.not_before <= now + DAY
+
+
+def _loss(pool: Forecast, now: float, times: Sequence[float], overlap: bool) -> Loss | None:
+    """Tell what an answer shows to be lost."""
     if pool.polled_at is None:
         return None
-    before = pool.polled_at if pool.newest is None else pool.newest
-    since = before - LATE
-    if len(times) >= PAGE and not overlap:
-        until = max(min(times), since)
-        rate = len(times) / max(max(times) - min(times), 1.0)
-        return Loss(max(1, round(rate * (until - before))), since, until)
+    since = (pool.polled_at if pool.newest is None else pool.newest) - LATE
+    if len(times) >= PAGE:
+        count = _between(pool, now, times)
+        if overlap and count < SURELY_HIDDEN:
+            return None
+        return Loss(max(1, round(count)), since, max(min(times), since))
     aged = now - DAY
-    count = round(pool.mean * (aged - pool.polled_at))
+    count = round(pool.usual() * (aged - pool.polled_at))
     if count < 1:
         return None
     return Loss(count, pool.polled_at - LATE, aged)
+
+
+def _between(pool: Forecast, now: float, times: Sequence[float]) -> float:
+    """Estimate the trades that neither the last answer shows nor this one, where this one is full.
+
+    The rates at both ends of the gap reach some way into it, and meet the mean rate in its middle.
+    What showed up after the last answer but is older than all that this one shows is lost too.
+    """
+    oldest = min(times)
+    shown_at = now if pool.polled_at is None else as_of(pool.polled_at, pool.newest)
+    gap = max(0.0, oldest - shown_at)
+    span = reach(now, times)
+    after, before = len(times) / span, max(0.0, pool.usual() + pool.burst)
+    if pool.known_at != pool.polled_at:
+        before = pool.usual()
+    mean = pool.mean
+    bent = GAP_SECONDS * math.tanh(gap / (2 * GAP_SECONDS))
+    late = unseen(max(0.0, shown_at - oldest)) - unseen(as_of(now, max(times)) - oldest)
+    return mean * gap + (before + after - 2 * mean) * bent + late * math.sqrt(before * after)

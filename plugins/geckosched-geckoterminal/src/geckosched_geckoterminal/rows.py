@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -28,11 +28,15 @@ __all__ = [
     "CatalogPage",
     "PoolPage",
     "Timeframe",
+    "TokenPage",
     "TradePage",
     "bare",
     "candle_page",
     "catalog_page",
+    "epoch",
+    "folded",
     "pool_page",
+    "token_page",
     "trade_page",
 ]
 
@@ -106,6 +110,18 @@ POOL_FIXED = frozenset({"name", "pool_name", "pool_created_at"})
 TOKEN_ATTRIBUTES = ("name", "symbol", "decimals", "image_url", "coingecko_coin_id")
 """api.md 4.2: a token as lists of pools include it."""
 
+TOKEN_DETAILS = (
+    *TOKEN_ATTRIBUTES,
+    "total_supply",
+    "normalized_total_supply",
+    "price_usd",
+    "fdv_usd",
+    "total_reserve_in_usd",
+    "market_cap_usd",
+    "last_trade_timestamp",
+)
+"""api.md 4.3: a token that was asked for; besides these `volume_usd` of a day, and launchpad_details."""
+
 
 class AnswerError(ValueError):
     """A body, or a row of one, that is not what the API answers."""
@@ -160,19 +176,28 @@ class TradePage:
 
     `rows` are for `gt_trades`. `times` are the block times of *all* its elements, in epoch
     seconds, newest first: an unreadable one bears the time of the element before it, so that the
-    length says how full the page was. `keys` are `(tx_hash, n)` of the rows, in the same order.
+    length says how full the page was. `keys` are `(tx_hash, n)` of the rows, in the same order. `lags` are the seconds
+    from block to first sight of those whose id tells, and `seen` is the latest such sight, in epoch seconds.
     """
 
     rows: list[Row] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     keys: list[tuple[str, int | str]] = field(default_factory=list)
+    lags: list[float] = field(default_factory=list)
+    seen: float | None = None
     bad: list[BadRow] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class PoolPage:
-    """One answer that lists pools: rows for `gt_pools`, `gt_pool_snapshots` and `gt_tokens`."""
+    """One answer that lists pools: rows for `gt_pools`, `gt_pool_snapshots` and `gt_tokens`.
 
+    `at` is when it was made. `elements` counts the pools in it, those that can't be read included: it says whether the
+    page is full.
+    """
+
+    at: datetime
+    elements: int = 0
     pools: list[Row] = field(default_factory=list)
     snapshots: list[Row] = field(default_factory=list)
     tokens: list[Row] = field(default_factory=list)
@@ -180,21 +205,38 @@ class PoolPage:
 
 
 @dataclass(slots=True)
+class TokenPage:
+    """One answer of `/networks/{id}/tokens/multi/{addresses}`, or on one token: rows for `gt_tokens`."""
+
+    rows: list[Row] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class CandlePage:
     """One answer of `/pools/{address}/ohlcv/{timeframe}`: rows for `gt_ohlcv`, newest first.
 
-    `newest_final` is `ts` of the newest candle that won't change any more and has no unreadable one before it, `None`
-    without any: what is newer has to be asked for again.
+    `listed` is how many elements it had, which tells how full it was: more than `rows` where a candle came twice or
+    could not be read. `newest_final` is `ts` of the newest candle that won't change any more and has no unreadable one
+    before it, `None` without any: what is newer has to be asked for again. `unread` are, where elements could not be
+    read, `ts` of the nearest candles that are older and newer than all of these; `None` is the page's edge.
     """
 
     rows: list[Row] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
+    listed: int = 0
     newest_final: int | None = None
+    unread: tuple[int | None, int | None] | None = None
 
     @property
     def newest(self) -> int | None:
         """`ts` of the newest candle, `None` without any."""
         return self.rows[0]["ts"] if self.rows else None
+
+    @property
+    def oldest(self) -> int | None:
+        """`ts` of the oldest candle, `None` without any."""
+        return self.rows[-1]["ts"] if self.rows else None
 
 
 @dataclass(slots=True)
@@ -215,6 +257,24 @@ def bare(network: str, identity: str) -> str:
     return identity.removeprefix(f"{network}_")
 
 
+def folded(address: str) -> str:
+    """Return an address as the API compares it: hex ones in lower case, all others, which are opaque, as they are."""
+    return address.lower() if address.startswith(("0x", "0X")) else address
+
+
+def epoch(text: object, name: str) -> float:
+    """Read an ISO 8601 time of the API, such as `2026-09-28T20:45:04Z`; `name` says whose it is in an `AnswerError`."""
+    if not isinstance(text, str):
+        raise AnswerError(f"{name}: {_short(text)} is no time")
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise AnswerError(f"{name}: {_short(text)} is no time") from None
+    if moment.tzinfo is None:
+        raise AnswerError(f"{name}: {_short(text)} has no offset from UTC")
+    return moment.timestamp()
+
+
 def trade_page(body: object, *, network: str, pool: str, run_id: int) -> TradePage:
     """Read the trades of `pool`, a bare address."""
     page = TradePage()
@@ -223,7 +283,7 @@ def trade_page(body: object, *, network: str, pool: str, run_id: int) -> TradePa
     for number, element in enumerate(elements, 1):
         try:
             row = _trade(element, network=network, pool=pool, run_id=run_id)
-            time = _epoch(row["block_timestamp"])
+            time = epoch(row["block_timestamp"], "block_timestamp")
         except AnswerError as error:
             page.bad.append(BadRow(f"row {number}", error))
             times.append(None)
@@ -231,20 +291,24 @@ def trade_page(body: object, *, network: str, pool: str, run_id: int) -> TradePa
         page.rows.append(row)
         page.keys.append((row["tx_hash"], row["n"]))
         times.append(time)
+        if shown := _first_sight(element):
+            page.lags.append(shown - time)
+            page.seen = max(shown, page.seen or shown)
     page.times = sorted(_without_gaps(times), reverse=True)
     _check_readable(page.rows, page.bad)
     return page
 
 
 def pool_page(body: object, *, network: str, at: datetime, run_id: int) -> PoolPage:
-    """Read a list of pools, or one pool, with the tokens it includes; `at` is when it came.
+    """Read a list of pools, or one pool, with the tokens it includes; `at` is when it was made.
 
     What every list shows and this answer lacks becomes NULL, because the old value isn't true
     any more. What only some endpoints show is left out of the row instead, so that one that lacks
     it doesn't wipe out what another has stored.
     """
-    page = PoolPage()
-    for number, element in enumerate(_list_of(body, single=True), 1):
+    elements = _list_of(body, single=True)
+    page = PoolPage(at, len(elements))
+    for number, element in enumerate(elements, 1):
         try:
             row = _pool(element, network)
         except AnswerError as error:
@@ -260,34 +324,55 @@ def pool_page(body: object, *, network: str, at: datetime, run_id: int) -> PoolP
         if not isinstance(element, dict) or element.get("type") != "token":
             continue
         try:
-            page.tokens.append(_token(element, network) | {"run_id": run_id})
+            page.tokens.append(_token(element, network) | {"gone_at": None, "run_id": run_id})
         except AnswerError as error:
             page.bad.append(BadRow(f"included {number}", error))
+    return page
+
+
+def token_page(body: object, *, network: str, run_id: int) -> TokenPage:
+    """Read tokens that were asked for, with all that the answer shows of them (api.md 4.3)."""
+    page = TokenPage()
+    for number, element in enumerate(_list_of(body, single=True), 1):
+        try:
+            row = _token(element, network, TOKEN_DETAILS) | _token_figures(element, network)
+        except AnswerError as error:
+            page.bad.append(BadRow(f"row {number}", error))
+            continue
+        page.rows.append(row | {"gone_at": None, "run_id": run_id})
+    _check_readable(page.rows, page.bad)
     return page
 
 
 def candle_page(body: object, *, network: str, pool: str, timeframe: Timeframe, at: float, run_id: int) -> CandlePage:
     """Read the candles of `pool`; `at` is when the answer was made, in epoch seconds.
 
-    Of several candles with one `ts` the last in the answer wins. Prices and volume are the JSON
-    numbers that the API sends. A candle is final once `ts + step + 60 s` has passed.
+    Of several candles with one `ts` the last in the answer wins, and if that one can't be read, none. Prices and volume
+    are the JSON numbers that the API sends. A candle is final once `ts + step + 60 s` has passed.
     """
     page = CandlePage()
     candles: dict[int, Row] = {}
+    older = newer = None
     for number, element in enumerate(_candle_list(body), 1):
+        page.listed = number
         try:
             ts, *values = _candle(element)
         except AnswerError as error:
+            if isinstance(element, list) and element and isinstance(element[0], int):
+                candles.pop(element[0], None)
+            newer = newer if page.bad else min(candles, default=None)
             page.bad.append(BadRow(f"row {number}", error))
-            page.newest_final = None
+            page.newest_final = older = None
             continue
         key = {"network": network, "pool": pool, "timeframe": timeframe.name, "ts": ts}
         figures = dict(zip(("open", "high", "low", "close", "volume"), values, strict=True))
         final = int(ts + timeframe.step + FINAL_LAG <= at)
         candles[ts] = key | figures | {"final": final, "run_id": run_id}
+        older = ts if older is None else max(older, ts)
         if final and (page.newest_final is None or ts > page.newest_final):
             page.newest_final = ts
     page.rows = [candles[ts] for ts in sorted(candles, reverse=True)]
+    page.unread = (older, newer) if page.bad else None
     _check_readable(page.rows, page.bad)
     return page
 
@@ -334,24 +419,17 @@ def _trade(element: object, *, network: str, pool: str, run_id: int) -> Row:
     return row
 
 
+def _first_sight(element: Any) -> int | None:
+    """Return when a trade was first shown, in epoch seconds: the last part of its id, if that is a number."""
+    text = element["id"].rpartition("_")[2]
+    return int(text) if _COUNT.fullmatch(text) else None
+
+
 def _base_price(row: Row) -> Any:
     """Price of the base token: what a buy brings in, and what a sell gives away."""
     if row["kind"] == "buy":
         return row["price_to_in_usd"]
     return row["price_from_in_usd"] if row["kind"] == "sell" else None
-
-
-def _epoch(text: object) -> float:
-    """Read an ISO 8601 time of the API, such as `2026-09-28T20:45:04Z`."""
-    if not isinstance(text, str):
-        raise AnswerError(f"block_timestamp: {_short(text)} is no time")
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise AnswerError(f"block_timestamp: {_short(text)} is no time") from None
-    if moment.tzinfo is None:
-        raise AnswerError(f"block_timestamp: {_short(text)} has no offset from UTC")
-    return moment.timestamp()
 
 
 def _without_gaps(times: list[float | None]) -> list[float]:
@@ -391,11 +469,15 @@ def _pool(element: object, network: str) -> Row:
     for name in POOL_DETAILS_WINDOWED:
         if name in attributes:
             row |= _windows(attributes, name)
-    if "launchpad_details" in attributes:
-        details = _object(attributes["launchpad_details"], "launchpad_details")
-        for name in LAUNCHPAD_DETAILS:
-            row[f"launchpad_details_{name}"] = _scalar(details.get(name), name)
-    return row
+    return row | _launchpad(attributes)
+
+
+def _launchpad(attributes: Mapping[str, Any]) -> Row:
+    """Return what is told of a launchpad; nothing where the answer has no such attribute."""
+    if "launchpad_details" not in attributes:
+        return {}
+    details = _object(attributes["launchpad_details"], "launchpad_details")
+    return {f"launchpad_details_{name}": _scalar(details.get(name), name) for name in LAUNCHPAD_DETAILS}
 
 
 def _address(element: object, attributes: Mapping[str, Any], network: str) -> str:
@@ -430,12 +512,27 @@ def _included(body: object) -> list[Any]:
     return included if isinstance(included, list) else []
 
 
-def _token(element: object, network: str) -> Row:
+def _token(element: object, network: str, names: Iterable[str] = TOKEN_ATTRIBUTES) -> Row:
     attributes = _attributes(element)
     row = {"network": network, "address": _address(element, attributes, network)}
-    for name in TOKEN_ATTRIBUTES:
+    for name in names:
         if name in attributes:
             row[name] = _scalar(attributes[name], name)
+    return row
+
+
+def _token_figures(element: object, network: str) -> Row:
+    """Return what is nested in a token: a day's volume, its launchpad, and the bare addresses of its top pools."""
+    attributes = _attributes(element)
+    row = _launchpad(attributes)
+    if "volume_usd" in attributes:
+        row["volume_usd_h24"] = _scalar(_object(attributes["volume_usd"], "volume_usd").get("h24"), "volume_usd")
+    found = element
+    for step in ("relationships", "top_pools", "data"):
+        found = found.get(step) if isinstance(found, dict) else None
+    if isinstance(found, list):
+        ids = [pool.get("id") for pool in found if isinstance(pool, dict)]
+        row["top_pools"] = [bare(network, _scalar(each, "top_pools")) for each in ids if each and isinstance(each, str)]
     return row
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import timedelta
 from hashlib import blake2b
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from geckosched import Batch, Collector, ConfigError, RunContext, parse_duration
 
 from .client import BUDGET, ApiError, Client, GoneError, PlanLimitError, Settings
+from .lateness import Sight
 from .rotation import DAY, Loss, TradeRotation
 from .rows import TradePage, trade_page
 from .watchlist import gone_batch, stored, watched
@@ -20,17 +21,20 @@ __all__ = ["Trades", "next_pool"]
 KEYS = 20
 """Trades of the last answer that are remembered, to see whether the next one reaches back to it."""
 
-AGAIN_AFTER = 120
-"""Seconds until a pool whose call failed is asked again."""
+AGAIN_AFTER = 45
+"""Seconds until a pool whose call failed is asked again, in the next run; twice as long after each further failure."""
 
 REFUSED_AGAIN_AFTER = 3600
-"""Seconds until a pool that the API refuses (400, 422) is asked again."""
+"""Seconds until a pool that the API refuses (400, 422) is asked again, and the longest that a failing one is left."""
 
-URGENT_FILL = 0.5
-"""Windows full, as predicted, for which a run waits for its first call."""
+URGENT_FILL = 0.1
+"""Part of a window that a call must be expected to save for a run to wait for its first one."""
+
+SURE_FILL = 0.9
+"""Part of a window that a call must be expected to save for a run to wait for further ones."""
 
 OVERFLOWING = 1.2
-"""Windows full, as predicted, for which a run waits for further calls."""
+"""Windows full, as predicted, for which it waits for further calls: trades are being lost."""
 
 LONGEST_RUN = 50
 """Seconds after which a run starts no further call: the next slot is near, and others want some."""
@@ -83,7 +87,7 @@ class Trades(Collector):
         with Client(run, settings) as client:
             while pool := next_pool(run, memory.rotation, calls):
                 calls += 1
-                memory.rotation.defer(pool, _now(run) + AGAIN_AFTER)  # until it is observed
+                memory.asked(pool, _now(run))
                 saved = False
                 with run.target(pool):
                     batches = _poll(run, client, settings.network, pool, memory)
@@ -99,44 +103,68 @@ class Trades(Collector):
 class _Memory:
     """What the collector knows, as it stands in `run.state`.
 
-    `keys` are the newest trades of each pool's last answer, as short hashes; `gone` is when a pool
-    was first found to be gone, in epoch seconds.
+    `keys` are the newest trades of each pool's last answer, as short hashes; `sights` tell how late its trades appear;
+    `gone` is when a pool was first found to be gone, in epoch seconds; `failures` counts a pool's calls since the last
+    one that told something.
     """
 
     rotation: TradeRotation
     keys: dict[str, list[str]]
+    sights: dict[str, Sight]
     gone: dict[str, float]
+    failures: dict[str, int]
 
     @classmethod
     def restore(cls, state: Mapping[str, Any], pools: Mapping[str, float], *, max_wait: float) -> _Memory:
         """Read the state, forgetting pools that are not watched any more."""
-        keys, gone = state.get("keys", {}), state.get("gone", {})
-        return cls(
-            TradeRotation.restore(state.get("rotation", {}), pools, max_wait=max_wait),
-            {pool: keys[pool] for pool in pools if pool in keys},
-            {pool: gone[pool] for pool in pools if pool in gone},
-        )
+
+        def kept(name: str) -> dict[str, Any]:
+            known = state.get(name, {})
+            return {pool: known[pool] for pool in pools if pool in known}
+
+        rotation = TradeRotation.restore(state.get("rotation", {}), pools, max_wait=max_wait)
+        sights = {pool: Sight(*sight) for pool, sight in kept("sights").items()}
+        return cls(rotation, kept("keys"), sights, kept("gone"), kept("failures"))
 
     def save(self, state: MutableMapping[str, Any]) -> None:
         state["rotation"] = self.rotation.snapshot()
         state["keys"] = self.keys
+        state["sights"] = {pool: [*astuple(sight)] for pool, sight in self.sights.items()}
         state["gone"] = self.gone
+        state["failures"] = self.failures
+
+    def asked(self, pool: str, now: float) -> None:
+        """Leave a pool out for a while, until what it is asked now has told something."""
+        failures = self.failures.get(pool, 0)
+        self.failures[pool] = failures + 1
+        self.rotation.defer(pool, now + min(AGAIN_AFTER * 2.0 ** min(failures, 10), REFUSED_AGAIN_AFTER))
+
+    def answered(self, pool: str, *, not_before: float) -> None:
+        """Take in that a pool is not to be asked until then."""
+        self.failures.pop(pool, None)
+        self.rotation.defer(pool, not_before)
 
     def observe(self, pool: str, now: float, page: TradePage) -> Loss | None:
         """Take in an answer; return what it shows to be lost."""
+        self.failures.pop(pool, None)
         shown = [_short_hash(key) for key in page.keys]
         overlap = not set(self.keys.get(pool, ())).isdisjoint(shown)
+        sight = self.sights.setdefault(pool, Sight())
+        loss = self.rotation.observe(pool, now, page.times, overlap)
+        if loss is None and overlap:
+            loss = sight.loss(page)
+        sight.observe(page)
         if shown:
             self.keys[pool] = shown[:KEYS]
-        return self.rotation.observe(pool, now, page.times, overlap)
+        return loss
 
 
 def next_pool(run: RunContext, rotation: TradeRotation, calls: int) -> str | None:
     """Name the next pool to ask, after `calls` in this run.
 
     A call that goes out at once is free for any pool that is worth one. Where there is none, a run
-    waits for one call, in front of all collectors of lower priority, if a pool's window is filling
-    up: were it to rely on free calls alone, those who come at a luckier moment of the minute would
+    waits for one call, in front of all collectors of lower priority, if a pool's window is likely to
+    overflow: were it to rely on free calls alone, those who come at a luckier moment of the minute would
     leave it none. It waits for more only for pools that lose trades by now.
     """
     if run.stopping or run.now() - run.started_at > timedelta(seconds=LONGEST_RUN):
@@ -147,7 +175,7 @@ def next_pool(run: RunContext, rotation: TradeRotation, calls: int) -> str | Non
     elif calls == 0:
         picked = rotation.pick(now, 1, fill=URGENT_FILL)
     else:
-        picked = rotation.pick(now, 1, fill=OVERFLOWING)
+        picked = rotation.pick(now, 1, fill=SURE_FILL)
         picked = [pool for pool in picked if rotation.fill(pool, now) >= OVERFLOWING]
     return picked[0] if picked else None
 
@@ -162,14 +190,14 @@ def _poll(run: RunContext, client: Client, network: str, pool: str, memory: _Mem
     except GoneError:
         now = _now(run)
         run.log.info("%s is gone; asked again in a day", pool)
-        memory.rotation.defer(pool, now + DAY)
+        memory.answered(pool, not_before=now + DAY)
         return [gone_batch(run, network, pool, memory.gone.setdefault(pool, now))]
     except PlanLimitError as error:
         run.log.info("%s: %s; asked again in a day", pool, error)
-        memory.rotation.defer(pool, _now(run) + DAY)
+        memory.answered(pool, not_before=_now(run) + DAY)
         return []
     except ApiError:
-        memory.rotation.defer(pool, _now(run) + REFUSED_AGAIN_AFTER)
+        memory.answered(pool, not_before=_now(run) + REFUSED_AGAIN_AFTER)
         raise
     page = trade_page(body, network=network, pool=pool, run_id=run.id)
     for row in page.bad:
