@@ -164,9 +164,12 @@ class Population:
             if burst and since < burst.until and burst.since < until:
                 yield burst
 
+    def is_founder(self, address: str) -> bool:
+        return address in self._founders
+
     def at_most(self, address: str) -> float:
         """Return a number of trades that a newborn never exceeds; infinity for a founder, whose life is long."""
-        return math.inf if address in self._founders else self._at_most(address)
+        return math.inf if self.is_founder(address) else self._at_most(address)
 
     def expected(self, life: Life, since: int, until: int) -> float:
         """Return how many trades are to be expected in a span."""

@@ -71,7 +71,8 @@ class SyntheticMarket:
         self._chance = Chance(seed)
         self._population = Population(self._chance, network, founders=pools, births=births, born=born)
         self._fills = lru_cache(maxsize=512 + 6 * pools)(self._made_fills)
-        self._ledger = lru_cache(maxsize=1024 + 8 * pools + 3 * NEWBORNS_LISTED)(self._made_ledger)
+        self._founders_ledger = lru_cache(maxsize=1024 + 27 * pools)(self._made_ledger)
+        self._newborns_ledger = lru_cache(maxsize=3 * NEWBORNS_LISTED)(self._made_ledger)
         self._hour = lru_cache(maxsize=131_072)(self._hour_sum)
         self._sums = lru_cache(maxsize=1024 + 8 * pools + 2 * NEWBORNS_LISTED)(self._added_sums)
         self._tally = lru_cache(maxsize=1024 + 32 * pools)(self._hour_tally)
@@ -212,6 +213,11 @@ class SyntheticMarket:
             return ()
         stretches = self._population.stretches(life, hour * HOUR, (hour + 1) * HOUR)
         return hour_of_fills(self._chance, life, hour, stretches)
+
+    def _ledger(self, address: str, hour: int) -> Ledger:
+        """Return an hour of trades; of founders a day is kept, at whose far edge each list looks."""
+        kept = self._founders_ledger if self._population.is_founder(address) else self._newborns_ledger
+        return kept(address, hour)
 
     def _made_ledger(self, address: str, hour: int) -> Ledger:
         fills = self._fills(address, hour)
