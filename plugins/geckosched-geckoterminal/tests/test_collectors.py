@@ -354,15 +354,14 @@ def test_min_volume_is_asked_for(house: Open, api: FakeApi) -> None:
 
 
 def test_free_calls_go_to_pools_that_are_worth_one_and_no_further(house: Open, api: FakeApi) -> None:
-    """Four calls may follow each other; the other pools have their turn a minute later."""
-    pools = [f"P{place}" for place in range(6)]
+    pools = [f"P{place}" for place in range(4)]
     for pool in pools:
         api.answers[f"/pools/{pool}/trades"] = (200, {"data": []})
     home = house(watchlist={"pools": pools})
     home.run("watchlist")
     assert home.run("trades").calls == 4
     home.advance(60)
-    assert home.run("trades").calls == 2
+    assert home.run("trades").calls == 0
     assert sorted(path for path, _ in api.calls) == [f"/pools/{pool}/trades" for pool in pools]
 
 
@@ -444,6 +443,28 @@ def test_what_a_pool_trades_is_known_from_gt_pools(house: Open, api: FakeApi) ->
     home.run("top-pools")
     home.run("trades")
     assert [path for path, _ in api.calls[2:]] == ["/pools/B/trades", "/pools/A/trades"]
+
+
+@pytest.mark.parametrize(("min_volume_usd", "asked"), [(0, 1), (100, 0)])
+def test_a_burst_that_the_figures_of_pools_show_is_not_waited_out(
+    house: Open, api: FakeApi, clock: FakeClock, min_volume_usd: int, asked: int
+) -> None:
+    """Two pools with a trade a minute; five minutes later B's figures say 280 trades, small ones included."""
+    start = clock.now() / 1e6
+    api.answers["/pools/A/trades"] = api.answers["/pools/B/trades"] = Pool(clock, 60, start - 9000)
+    figures = {"A": 3, "B": 140}
+    pools = [
+        {"id": f"solana_{pool}", "attributes": {"transactions": {"m5": {"buys": count, "sells": count}}}}
+        for pool, count in figures.items()
+    ]
+    api.answers["/pools/multi/A,B"] = (200, {"data": pools})
+    home = house(watchlist={"pools": ["A", "B"]}, trades={"min_volume_usd": min_volume_usd})
+    home.run("watchlist")
+    home.run("trades")
+    home.advance(300)
+    home.run("pools")
+    home.run("trades")
+    assert [api.asked(f"/pools/{pool}/trades") for pool in "AB"] == [1, 1 + asked]
 
 
 def test_a_pool_no_longer_watched_is_forgotten(house: Open, api: FakeApi, clock: FakeClock) -> None:

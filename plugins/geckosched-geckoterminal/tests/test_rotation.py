@@ -293,15 +293,6 @@ def test_a_gap_between_two_stretches_of_a_burst_counts_at_the_rate_of_the_burst(
     assert loss.count == pytest.approx(500, rel=0.15)
 
 
-def test_a_full_answer_with_overlap_is_a_loss_where_late_trades_must_have_fallen_off_it() -> None:
-    """At 40 trades a second an answer is done with a block before all its trades have shown up."""
-    rotation = observed(pool=144_000)
-    loss = rotation.observe("pool", NOW + 6, steady(NOW + 6, 144_000), overlap=True)
-    assert loss is not None
-    assert loss.since <= NOW - 61
-    assert loss.until == min(steady(NOW + 6, 144_000))
-
-
 def test_a_block_from_the_future_does_not_hide_what_follows() -> None:
     rotation = TradeRotation({"pool": 0})
     rotation.observe("pool", NOW, [NOW + 10 * DAY], overlap=False)

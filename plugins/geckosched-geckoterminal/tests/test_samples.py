@@ -452,6 +452,6 @@ def test_a_recorded_day_is_stored_once_and_every_gap_is_a_loss(
         for place in within:
             hits[place] += 1
     for loss, hit in zip(losses, hits, strict=True):
-        assert hit or loss["count"] <= 2, "a loss of more than late trades that may be hidden, in which nothing was lost"
+        assert hit or loss["count"] <= 2, "a loss, of more than late trades that may be hidden, of nothing"
     counted = sum(loss["count"] for loss in losses)
     assert 0.5 < counted / len(missed) < 2

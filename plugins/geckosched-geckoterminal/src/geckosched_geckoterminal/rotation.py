@@ -44,9 +44,6 @@ PACE_MEMORY = 0.03
 RESERVE = 2.0
 """Calls are counted to come so many times as slowly as they do, so that none is needed in the last moment."""
 
-SURELY_HIDDEN = 3.0
-"""Trades that a full answer with overlap must be expected to hide to be called a loss."""
-
 CAN_WAIT = 0.9
 """Part of `max_wait` that must be left for a pool to be none that cannot wait."""
 
@@ -133,11 +130,8 @@ class TradeRotation:
 
         A full answer without overlap is a loss, unless it is the pool's first: nothing was
         expected before. So is, where the pool trades at all, the time between the last poll
-        and 24 hours ago if that poll is longer ago. A full answer *with* overlap is no loss.
-        It can hide one: trades that appear late have older blocks than some that are stored
-        already, and fall off the page first. On the recorded day that takes 301 to some 330
-        trades between two polls, happens in 1 of 200 such cases, and concerns at most 9
-        trades; nothing in the answer tells it from a page that just fitted.
+        and 24 hours ago if that poll is longer ago. A full answer *with* overlap is no loss;
+        what it may hide nevertheless is for `lateness` to say.
 
         The span of a loss begins 120 s before the newest trade stored, because late trades are
         lost too (see `LATE`), and ends at the oldest one shown.
@@ -249,10 +243,7 @@ def _loss(pool: Forecast, now: float, times: Sequence[float], overlap: bool) -> 
         return None
     since = (pool.polled_at if pool.newest is None else pool.newest) - LATE
     if len(times) >= PAGE:
-        count = _between(pool, now, times)
-        if overlap and count < SURELY_HIDDEN:
-            return None
-        return Loss(max(1, round(count)), since, max(min(times), since))
+        return None if overlap else Loss(max(1, round(_between(pool, now, times))), since, max(min(times), since))
     aged = now - DAY
     count = round(pool.usual() * (aged - pool.polled_at))
     if count < 1:
