@@ -254,17 +254,24 @@ def _loss(pool: Forecast, now: float, times: Sequence[float], overlap: bool) -> 
 def _between(pool: Forecast, now: float, times: Sequence[float]) -> float:
     """Estimate the trades that neither the last answer shows nor this one, where this one is full.
 
-    The rates at both ends of the gap reach some way into it, and meet the mean rate in its middle.
-    What showed up after the last answer but is older than all that this one shows is lost too.
+    Where the pool's figures were seen since, what they count is not estimated; the rest of the gap is.
     """
     oldest = min(times)
-    shown_at = now if pool.polled_at is None else as_of(pool.polled_at, pool.newest)
-    gap = max(0.0, oldest - shown_at)
-    span = reach(now, times)
-    after, before = len(times) / span, max(0.0, pool.usual() + pool.burst)
-    if pool.known_at != pool.polled_at:
-        before = pool.usual()
-    mean = pool.mean
+    if pool.polled_at is None or pool.known_at is None or pool.known_at <= pool.polled_at:
+        shown_at = now if pool.polled_at is None else as_of(pool.polled_at, pool.newest)
+        late = unseen(max(0.0, shown_at - oldest)) - unseen(as_of(now, max(times)) - oldest)
+        return _in_gap(pool, shown_at, now, times, late)
+    counted = pool.carried - sum(time <= pool.known_at for time in times)
+    return counted if oldest <= pool.known_at else counted + _in_gap(pool, pool.known_at, now, times)
+
+
+def _in_gap(pool: Forecast, since: float, now: float, times: Sequence[float], late: float = 0.0) -> float:
+    """Estimate the trades between a moment whose rate is known and the oldest that an answer shows.
+
+    The rates at both ends of the gap reach some way into it, and meet the mean rate in its middle. What showed up after
+    the last answer but is older than all that this one shows is lost too: so many seconds' worth is `late`.
+    """
+    gap = max(0.0, min(times) - since)
+    after, before = len(times) / reach(now, times), max(0.0, pool.usual() + pool.burst)
     bent = GAP_SECONDS * math.tanh(gap / (2 * GAP_SECONDS))
-    late = unseen(max(0.0, shown_at - oldest)) - unseen(as_of(now, max(times)) - oldest)
-    return mean * gap + (before + after - 2 * mean) * bent + late * math.sqrt(before * after)
+    return pool.mean * gap + (before + after - 2 * pool.mean) * bent + late * math.sqrt(before * after)
