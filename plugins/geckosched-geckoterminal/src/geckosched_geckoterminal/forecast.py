@@ -163,12 +163,15 @@ class Forecast:
             newest = min(max(times), now)  # a block from the future would hide all that follow
             self.newest = newest if self.newest is None else max(self.newest, newest)
 
-    def hint(self, now: float, trades: float, seconds: float) -> None:
-        """Take in how many trades there were in the `seconds` up to `now`, from elsewhere."""
+    def hint(self, now: float, trades: float, seconds: float, fresh: float | None = None) -> None:
+        """Take in how many trades there were in the `seconds` up to `now`, from elsewhere.
+
+        `fresh`, if known, is how many there were since the last poll.
+        """
         if not self.asked_before(now) or self.known_at is None or now <= self.known_at:
             return
         since = max(self.known_at, now - seconds)
-        self.carried = self.count(since) + trades * (now - since) / seconds
+        self.carried = self.count(since) + trades * (now - since) / seconds if fresh is None else fresh
         present, usual = trades / seconds, self.usual()
         noise = math.sqrt(max(trades, 1.0)) / seconds + usual / math.sqrt(self.trades + 1)
         self.burst = present - usual if abs(present - usual) > 2 * noise else 0.0

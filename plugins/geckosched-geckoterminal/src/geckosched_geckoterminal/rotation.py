@@ -118,9 +118,16 @@ class TradeRotation:
         """Leave `pool` out until `until`, at most a day ahead, or until it is observed."""
         self._pools[pool].not_before = until
 
-    def hint(self, pool: str, now: float, trades: float, seconds: float) -> None:
-        """Take in that `pool` had so many `trades` in the `seconds` up to `now`, as seen elsewhere."""
-        self._pools[pool].hint(now, trades, seconds)
+    def hint(self, pool: str, now: float, trades: float, seconds: float, fresh: float | None = None) -> None:
+        """Take in that `pool` had so many `trades` in the `seconds` up to `now`, as seen elsewhere.
+
+        `fresh` is how many of all its trades came since its last poll, `None` where that is not known.
+        """
+        self._pools[pool].hint(now, trades, seconds, fresh)
+
+    def polled_at(self, pool: str) -> float | None:
+        """Return when `pool` was last polled, `None` if never."""
+        return self._pools[pool].polled_at
 
     def observe(self, pool: str, now: float, times: Sequence[float], overlap: bool) -> Loss | None:
         """Take in an answer; return what it shows to be lost, `None` if nothing is.

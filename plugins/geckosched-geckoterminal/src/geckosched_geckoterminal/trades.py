@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import astuple, dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from hashlib import blake2b
 from typing import Any
 
 from geckosched import Batch, Collector, ConfigError, RunContext, parse_duration
 
 from .client import BUDGET, ApiError, Client, GoneError, PlanLimitError, Settings
+from .hints import take_hints
 from .lateness import Sight
 from .rotation import DAY, Loss, TradeRotation
 from .rows import TradePage, trade_page
@@ -26,12 +27,6 @@ AGAIN_AFTER = 45
 
 REFUSED_AGAIN_AFTER = 3600
 """Seconds until a pool that the API refuses (400, 422) is asked again, and the longest that a failing one is left."""
-
-HINTS_FROM = timedelta(minutes=10)
-"""How old a pool's figures may be to say anything about now."""
-
-HINT_SECONDS = 300
-"""What they are told of: the window `m5`."""
 
 URGENT_FILL = 0.1
 """Part of a window that a call must be expected to save for a run to wait for its first one."""
@@ -86,7 +81,8 @@ class Trades(Collector):
             _expected(run, settings.network, pools),
             max_wait=run.options.max_wait.total_seconds(),
         )
-        _take_hints(run, settings.network, memory.rotation)
+        if not run.options.min_volume_usd:  # figures count the small trades, too
+            take_hints(run, settings.network, memory.rotation)
         saved, calls = True, 0
         with Client(run, settings) as client:
             while pool := next_pool(run, memory.rotation, calls):
@@ -225,29 +221,6 @@ def _expected(run: RunContext, network: str, pools: Iterable[str]) -> dict[str, 
     )
     trades: dict[str, Any] = {row["address"]: row["trades"] for row in known}
     return {pool: trades.get(pool) or 0 for pool in pools}
-
-
-def _take_hints(run: RunContext, network: str, rotation: TradeRotation) -> None:
-    """Tell the rotation what `geckoterminal-pools` last saw: a burst shows in its figures before a window overflows.
-
-    They count every trade, so they say nothing where small ones are left out.
-    """
-    if run.options.min_volume_usd:
-        return
-    known = stored(
-        run,
-        "SELECT seen.address AS address, seen.at AS at, transactions_m5_buys + transactions_m5_sells AS trades"
-        " FROM gt_watchlist AS watched"
-        " JOIN gt_pool_snapshots AS seen ON seen.network = watched.network AND seen.address = watched.address"
-        " AND seen.at = (SELECT max(at) FROM gt_pool_snapshots"
-        " WHERE network = watched.network AND address = watched.address)"
-        " WHERE watched.network = ? AND watched.removed_at IS NULL AND seen.at > ?",
-        network,
-        f"{run.now() - HINTS_FROM:%Y-%m-%dT%H:%M:%S.%fZ}",
-    )
-    for row in known:
-        if isinstance(row["trades"], int):
-            rotation.hint(row["address"], datetime.fromisoformat(row["at"]).timestamp(), row["trades"], HINT_SECONDS)
 
 
 def _short_hash(key: tuple[str, int | str]) -> str:
