@@ -131,12 +131,14 @@ class House:
         collectors: Mapping[str, Mapping[str, Any]],
         clock: Clock,
         settings: Mapping[str, Any] | None = None,
+        calls: int | None = None,
     ) -> None:
         plugin = database.parent / "geckoterminal.py"
         plugin.write_text(PLUGIN)
         self.clock = clock
         self.database = database
-        self.scheduler = CollectionScheduler(SchedulerConfig(database=str(database)), clock=clock)
+        budgets = {"geckoterminal": {"rate": f"{calls}/m", "burst": calls}} if calls else {}
+        self.scheduler = CollectionScheduler(SchedulerConfig(database=str(database), budgets=budgets), clock=clock)
         self.scheduler.load_plugins(
             only=[],
             load=[plugin],
@@ -194,7 +196,8 @@ def series(clock: FakeClock) -> Callable[..., Series]:
 def house(tmp_path: Path, api: FakeApi, clock: FakeClock) -> Callable[..., House]:
     """Return a function that opens a house over the API; its keywords are the collectors' options.
 
-    `base_url` and `clock` may name others than the fixtures'; `settings` are further ones of the plugin.
+    `base_url` and `clock` may name others than the fixtures'; `settings` are further ones of the plugin, `calls` is how
+    many may be made in a minute, at once, where that is not what the test is about.
     """
 
     def open_house(
@@ -202,10 +205,11 @@ def house(tmp_path: Path, api: FakeApi, clock: FakeClock) -> Callable[..., House
         base_url: str = api.base_url,
         clock: Clock = clock,
         settings: Mapping[str, Any] | None = None,
+        calls: int | None = None,
         **collectors: Mapping[str, Any],
     ) -> House:
         tables = {name.replace("_", "-"): table for name, table in collectors.items()}
-        return House(tmp_path / "test.db", base_url, tables, clock, settings)
+        return House(tmp_path / "test.db", base_url, tables, clock, settings, calls)
 
     return open_house
 

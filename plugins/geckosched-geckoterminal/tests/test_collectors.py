@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import subprocess
 import sys
-import tomllib
 import types
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -660,24 +658,6 @@ def test_calls_are_made_under_a_name_of_our_own(house: Open, api: FakeApi) -> No
 
 
 README = Path(__file__).parents[1] / "README.md"
-
-
-def test_the_examples_of_the_readme_work(house: Open, api: FakeApi, clock: FakeClock) -> None:
-    """Its configuration is taken, and its queries find what was collected."""
-    blocks = re.findall(r"```(\w+)\n(.*?)```", README.read_text(), re.DOTALL)
-    configured = tomllib.loads(next(text for kind, text in blocks if kind == "toml"))
-    (pool, other) = configured["collectors"]["geckoterminal-watchlist"]["pools"]
-    api.answers[f"/pools/{pool}/trades"] = Pool(clock, 10, clock.now() / 1e6 - 3000)
-    api.answers[f"/pools/{other}/trades"] = (200, {"data": []})
-    home = house(watchlist={"pools": [pool, other]})
-    home.run("watchlist")
-    home.run("trades")
-    home.advance(6000)
-    home.run("trades")
-    trades, losses = (home.rows(text) for kind, text in blocks if kind == "sql")
-    assert len(trades) == 10
-    assert trades[0]["price_usd"] == "0.5"
-    assert [loss["target"] for loss in losses] == [pool]
 
 
 # Commands
