@@ -18,7 +18,7 @@ from geckosched_geckoterminal import register_commands
 from geckosched_geckoterminal.client import Settings
 from geckosched_geckoterminal.rotation import TradeRotation
 from geckosched_geckoterminal.top_pools import TopPoolsOptions
-from geckosched_geckoterminal.trades import LONGEST_RUN, TradesOptions, next_pool
+from geckosched_geckoterminal.trades import LONGEST_RUN, LONGEST_WAIT, TradesOptions, next_pool
 from typer.testing import CliRunner
 
 from geckosched import ConfigError, Outcome
@@ -420,6 +420,15 @@ def test_a_pool_that_was_just_asked_is_not_worth_even_a_free_call() -> None:
     rotation.observe("A", now - 60, [now - 60 - 30 * place for place in range(300)], overlap=False)
     run: Any = Moment(4)
     assert next_pool(run, rotation, 0) is None
+
+
+def test_a_run_waits_for_a_part_of_the_minute_only() -> None:
+    """A market that trades more than the calls can carry would else take all calls, for ever."""
+    overflowing = filling(5)
+    runs: list[Any] = [Moment(0, LONGEST_WAIT), Moment(0, LONGEST_WAIT + 1)]
+    assert [next_pool(run, overflowing, 3) for run in runs] == ["A", None]
+    free: Any = Moment(1, LONGEST_WAIT + 1)
+    assert next_pool(free, overflowing, 3) == "A"
 
 
 def test_a_run_ends_before_the_next_slot_and_when_it_is_told_to() -> None:

@@ -34,6 +34,9 @@ URGENT_FILL = 0.1
 SURE_FILL = 0.5
 """Part of a window that a call must be expected to save for a run to wait for further ones."""
 
+LONGEST_WAIT = 35
+"""Seconds after which a run waits for no further call: some of each minute's calls are for the others."""
+
 LONGEST_RUN = 50
 """Seconds after which a run starts no further call: the next slot is near, and others want some."""
 
@@ -165,12 +168,19 @@ def next_pool(run: RunContext, rotation: TradeRotation, calls: int) -> str | Non
     A call that goes out at once is free for any pool that is worth one. Where there is none, a run waits, in front of
     all collectors of lower priority, for its first call if a pool's window may well overflow, and for further ones if
     a window is probably full, or was never looked at: were it to rely on free calls alone, those who come at a luckier
-    moment of the minute would leave it none.
+    moment of the minute would leave it none. It does so for a part of the minute only, so that a market that trades
+    more than the calls can carry leaves the others some.
     """
-    if run.stopping or run.now() - run.started_at > timedelta(seconds=LONGEST_RUN):
+    age = run.now() - run.started_at
+    if run.stopping or age > timedelta(seconds=LONGEST_RUN):
         return None
     now, free = _now(run), run.calls_free()
-    picked = rotation.pick(now, free) if free > 0 else rotation.pick(now, 1, fill=SURE_FILL if calls else URGENT_FILL)
+    if free > 0:
+        picked = rotation.pick(now, free)
+    elif age <= timedelta(seconds=LONGEST_WAIT):
+        picked = rotation.pick(now, 1, fill=SURE_FILL if calls else URGENT_FILL)
+    else:
+        return None
     return picked[0] if picked else None
 
 

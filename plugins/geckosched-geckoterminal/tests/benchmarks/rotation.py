@@ -30,7 +30,7 @@ from geckosched_geckoterminal.rotation import DAY, PAGE, Loss, TradeRotation
 START = 1_790_628_400.0
 HOUR, MINUTE = 3600.0, 60.0
 LATEST = 61.0
-SERIES = Path("/work/shared/geckoterminal/samples/series")
+SERIES = Path(__file__).resolve().parents[5] / "shared/geckoterminal/samples/series"
 RECORDED = 25
 """Place in `RATES` of the pool for which the recorded one stands: 221 trades an hour instead of 309."""
 
