@@ -25,6 +25,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -159,9 +160,12 @@ class Verdict:
     stored: int = 0
     true: int = 0
     lost: int = 0
+    lost_by_pool: Counter[str] = field(default_factory=Counter)
     estimated: int = 0
     candles: int = 0
     problems: int = 0
+    asked: float = 0.0
+    seconds: float = 3600
     calls: int = 0
     busiest_minute: int = 0
     calls_by_job: Counter[str] = field(default_factory=Counter)
@@ -172,9 +176,11 @@ class Verdict:
         ratio = f"{self.estimated / self.lost:.2f}" if self.lost else "-"
         lines = [
             f"trades  {self.true:,} to be had, {self.stored:,} stored, {self.lost:,} lost",
+            f"        {dict(self.lost_by_pool.most_common(5))}",
             f"losses  {self.estimated:,} said, {ratio} of the truth",
             f"candles {self.candles:,} held against the market",
-            f"calls   {self.calls:,}, at most {self.busiest_minute} in a minute; {dict(self.statuses)}",
+            f"calls   {self.asked:.0f} an hour by `geckosched check`, {self.calls * 3600 / self.seconds:.0f} made",
+            f"        {self.calls:,}, at most {self.busiest_minute} in a minute; {dict(self.statuses)}",
             f"        {dict(self.calls_by_job)}",
             f"runs    {dict(self.outcomes)}; {self.problems} problems",
             *(f"BROKEN  {each}" for each in self.violations[:40]),
@@ -186,8 +192,9 @@ class Verdict:
 def collect(folder: Path, stretch: Stretch) -> Verdict:
     """Let the market's time pass and the plugin collect, then judge what is stored."""
     market, pools, begins = _market(stretch)
-    for pool in pools:
-        market.activity(pool, begins)  # so that the first lists don't take seconds of market time
+    for pool in pools:  # a day of trades is made, so that the first answers don't take minutes of market time
+        market.activity(pool, begins)
+        list(islice(market.trades(pool, begins), 300))
     clock = SpeedClock(datetime.fromtimestamp(begins, UTC), stretch.speed)
     database = folder / "market.db"
     with Simulator(market, clock, rate=stretch.rate, faults=stretch.faults, seed=stretch.seed) as simulator:
@@ -203,11 +210,22 @@ def collect(folder: Path, stretch: Stretch) -> Verdict:
                 **stretch.collectors,
             },
         }
+        asked = _asked(plan)
         codes = list(_processes(plan, stretch, clock))
         requests = simulator.requests
     verdict = judge(database, market, requests, end=clock.now() // 1_000_000)
+    verdict.asked, verdict.seconds = asked, stretch.seconds
     verdict.violations += [f"a process ended with {code}" for code in codes if code not in (0, -signal.SIGKILL)]
     return verdict
+
+
+def _asked(plan: Mapping[str, Any]) -> float:
+    """Return the calls an hour that the configuration asks of the budget, as `geckosched check` says before a start."""
+    scheduler = CollectionScheduler(SchedulerConfig(database=plan["database"], budgets=plan["budgets"]))
+    settings = {"geckoterminal": plan["settings"]}
+    scheduler.load_plugins(only=["geckoterminal"], settings=settings, collectors=plan["collectors"])
+    (budget,) = scheduler.get_forecast().budgets
+    return budget.asked
 
 
 def _market(stretch: Stretch) -> tuple[Market, list[Pool], int]:
@@ -345,6 +363,7 @@ def _judge_pool(
         if key in stored:
             continue
         verdict.lost += 1
+        verdict.lost_by_pool[pool.name] += 1
         if not any(since <= trade.block_time <= until for since, until in losses):
             moment, late = datetime.fromtimestamp(trade.block_time, UTC), trade.visible_at - trade.block_time
             verdict.violations.append(f"{pool.name}: a trade of {moment:%H:%M:%S}, {late} s late, is in no loss")

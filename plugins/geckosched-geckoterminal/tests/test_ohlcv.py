@@ -18,8 +18,9 @@ from geckosched_geckoterminal.faults import Fault, Faults
 from geckosched_geckoterminal.ohlcv import Ohlcv, OhlcvOptions
 from geckosched_geckoterminal.rows import TIMEFRAMES, CandlePage, candle_page
 from geckosched_geckoterminal.stretches import Stretch
+from geckosched_geckoterminal.watchlist import WatchlistOptions
 
-from geckosched import ConfigError, Outcome
+from geckosched import ConfigError, Outcome, Setup
 from geckosched.testing import FakeClock
 
 if TYPE_CHECKING:
@@ -743,6 +744,7 @@ def test_options_are_read() -> None:
 
 
 def test_an_estimate_of_calls_counts_each_timeframe_as_often_as_it_is_due() -> None:
-    assert Ohlcv.calls_per_run(OhlcvOptions()) == 2  # 27 pools, 3 + 1/24 an hour
-    assert Ohlcv.calls_per_run(OhlcvOptions(["1d"])) == 1
-    assert Ohlcv.calls_per_run(OhlcvOptions(["1m"], "1m")) == 27  # type: ignore[arg-type]
+    setup = Setup({}, {"geckoterminal-watchlist": WatchlistOptions(pools=["A", "B"])})
+    assert Ohlcv.calls_per_run(OhlcvOptions(), setup) == pytest.approx(2 * (3 + 1 / 24) / 60)
+    assert Ohlcv.calls_per_run(OhlcvOptions(["1d"]), setup) == pytest.approx(2 / 24 / 60)
+    assert Ohlcv.calls_per_run(OhlcvOptions(["1m"], "1m"), setup) == pytest.approx(2)  # type: ignore[arg-type]

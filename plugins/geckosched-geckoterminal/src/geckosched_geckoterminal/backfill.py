@@ -15,18 +15,16 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from geckosched import Batch, Budget, Collector, ConfigError, RunContext, SkipRun, parse_duration
+from geckosched import Batch, Budget, Collector, ConfigError, RunContext, Setup, SkipRun, parse_duration
 
 from .client import BUDGET, ApiError, Client, GoneError, PlanLimitError, Settings
+from .estimates import SPARE, backfill_calls
 from .ohlcv import LONGEST_RUN, TIMEFRAMES_DEFAULT, ask_page, candle_batch, checked, lose
 from .rows import TIMEFRAMES, CandlePage
 from .stretches import DAY, LARGEST_LIMIT, End, Gone, Stretch, again_after
 from .watchlist import gone_batch, stored, watched
 
 __all__ = ["Backfill", "BackfillOptions", "BackfillPlan", "Page", "calls_to_spare", "oldest_stored"]
-
-SPARE = 0.8
-"""The part of the rate that all of the plugin's calls together may reach with the backfill's."""
 
 HOUR_MICROSECONDS = 3_600_000_000
 
@@ -79,8 +77,12 @@ class Backfill(Collector):
     priority = -10
     timeout = "5m"
     budget = BUDGET
-    calls_per_run = 0  # what it takes nobody else would have
     Options = BackfillOptions
+
+    @staticmethod
+    def calls_per_run(_options: BackfillOptions, setup: Setup) -> float:
+        """Estimate what the others leave of 80 % of the rate; once all history is there it is nothing."""
+        return backfill_calls(setup) / 60
 
     def collect(self, run: RunContext) -> Iterator[list[Batch] | None]:
         """Yield one page at a time; raise `SkipRun` that says why there is none."""

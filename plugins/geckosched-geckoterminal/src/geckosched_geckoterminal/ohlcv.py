@@ -6,15 +6,15 @@ stored.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from geckosched import Batch, Collector, ConfigError, RunContext, parse_duration
+from geckosched import Batch, Collector, ConfigError, RunContext, Setup, parse_duration
 
 from .candle_plan import Ask, CandlePlan
 from .client import BUDGET, ApiError, Client, GoneError, PlanLimitError, Settings
+from .estimates import candle_calls, pools_watched
 from .rows import TIMEFRAMES, CandlePage, candle_page
 from .stretches import Stretch
 from .watchlist import gone_batch, stored, watched
@@ -29,9 +29,6 @@ BACKLOG = 12
 
 LONGEST_RUN = 50
 """Seconds after which a run starts no further call: the next slot is near."""
-
-USUAL_POOLS = 27
-"""Watched pools that an estimate before a start counts with."""
 
 
 @dataclass
@@ -78,10 +75,10 @@ class Ohlcv(Collector):
     Options = OhlcvOptions
 
     @staticmethod
-    def calls_per_run(options: OhlcvOptions) -> int:
-        """Count the calls of a run for the usual number of pools, none of them quiet."""
+    def calls_per_run(options: OhlcvOptions, setup: Setup) -> float:
+        """Count the calls of a run for the watched pools, none of them quiet."""
         pauses = [max(TIMEFRAMES[name].step, options.refresh.total_seconds()) for name in options.timeframes]
-        return math.ceil(USUAL_POOLS * sum(60 / seconds for seconds in pauses))
+        return candle_calls(pools_watched(setup), pauses) / 60
 
     def collect(self, run: RunContext) -> Iterator[list[Batch] | None]:
         """Yield the candles of one pool and timeframe at a time."""

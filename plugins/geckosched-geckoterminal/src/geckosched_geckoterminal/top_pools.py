@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from geckosched import Batch, Collector, ConfigError, RunContext
+from geckosched import Batch, Collector, ConfigError, RunContext, Setup
 
 from .client import BUDGET, Client, GoneError, PlanLimitError, Settings
+from .estimates import exchanges
 from .pools import DAY, LAST_PAGE, PAGE_ROWS, dex_batch, drop_shown, pool_batches, read_pools
 
 __all__ = ["TopPools"]
@@ -38,9 +39,9 @@ class TopPools(Collector):
     Options = TopPoolsOptions
 
     @staticmethod
-    def calls_per_run(options: TopPoolsOptions) -> int:
-        """Count the calls of a run for the usual two exchanges."""
-        return 2 * options.pages
+    def calls_per_run(options: TopPoolsOptions, setup: Setup) -> int:
+        """Count the calls of a run for the exchanges of the settings."""
+        return exchanges(setup) * options.pages
 
     def collect(self, run: RunContext) -> Iterator[list[Batch]]:
         """Yield pools, snapshots and tokens of a page at a time."""

@@ -8,9 +8,10 @@ from datetime import timedelta
 from hashlib import blake2b
 from typing import Any
 
-from geckosched import Batch, Collector, ConfigError, RunContext, parse_duration
+from geckosched import Batch, Collector, ConfigError, RunContext, Setup, parse_duration
 
 from .client import BUDGET, ApiError, Client, GoneError, PlanLimitError, Settings
+from .estimates import pools_watched, trade_calls
 from .hints import take_hints
 from .lateness import Sight
 from .rotation import DAY, Loss, TradeRotation
@@ -72,8 +73,12 @@ class Trades(Collector):
     priority = 40
     timeout = "5m"
     budget = BUDGET
-    calls_per_run = 1
     Options = TradesOptions
+
+    @staticmethod
+    def calls_per_run(_options: TradesOptions, setup: Setup) -> float:
+        """Estimate the calls of a run by the number of watched pools, most of them quiet."""
+        return trade_calls(pools_watched(setup)) / 60
 
     def collect(self, run: RunContext) -> Iterator[list[Batch] | None]:
         """Yield one pool's rows after the other, as long as one is worth a call."""

@@ -11,12 +11,14 @@ day of all of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from geckosched import Batch, Collector, RunContext, SkipRun
+from geckosched import Batch, Collector, RunContext, Setup, SkipRun
 
 from .client import BUDGET, Client, GoneError, PlanLimitError, Settings
+from .estimates import pools_watched
 from .pools import DAY, MOST_ADDRESSES, drop_shown, pool_batches, read_pools
 from .rows import AnswerError, PoolPage, folded
 from .watchlist import gone_batch, stored, watched
@@ -34,7 +36,11 @@ class WatchedPools(Collector):
     every = "2m"
     priority = 20
     budget = BUDGET
-    calls_per_run = 1
+
+    @staticmethod
+    def calls_per_run(_options: object, setup: Setup) -> int:
+        """Count the calls of a run: one for 30 pools, and one that is free where there are more."""
+        return min(math.ceil(pools_watched(setup) / MOST_ADDRESSES), 2)
 
     def collect(self, run: RunContext) -> Iterator[list[Batch] | None]:
         """Yield pools, snapshots and tokens of one call after the other."""
