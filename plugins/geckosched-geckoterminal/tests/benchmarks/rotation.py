@@ -240,6 +240,33 @@ class Rotation:
         return self.rotation.observe(self.names[place], now, times, overlap)
 
 
+class RotationWithFigures(Rotation):
+    """The same, told every two minutes how many trades each pool had, as the collector is by `geckoterminal-pools`."""
+
+    def __init__(self, market: Market, fill: float = 0.0) -> None:
+        super().__init__(market, fill)
+        self.pools, self.polled, self.looked_at = market.pools, dict[int, float](), -math.inf
+
+    def next(self, now: float) -> int | None:
+        if now >= self.looked_at + 2 * MINUTE:
+            self.looked_at = now
+            for place, polled in self.polled.items():
+                self.look(place, polled, now)
+        return super().next(now)
+
+    def told(self, place: int, now: float, times: Sequence[float], overlap: bool) -> Loss | None:
+        self.polled[place] = now
+        return super().told(place, now, times, overlap)
+
+    def look(self, place: int, polled: float, now: float) -> None:
+        blocks, visible = self.pools[place]
+        hour = range(bisect_left(blocks, now - HOUR), bisect_right(blocks, now))
+        shown = [index for index in hour if visible[index] <= now]
+        recent = sum(blocks[index] > now - 5 * MINUTE for index in shown)
+        fresh = sum(visible[index] > polled for index in shown) if polled > now - HOUR else None
+        self.rotation.hint(self.names[place], now, recent, 5 * MINUTE, fresh)
+
+
 class RoundRobin:
     def __init__(self, market: Market) -> None:
         self.places = cycle(range(len(market.pools)))
@@ -363,6 +390,7 @@ CLAIRVOYANTS: tuple[type[FirstToOverflow | FullestFirst], ...] = FirstToOverflow
 
 POLICIES: dict[str, Callable[[Market], Policy]] = {
     "rotation": Rotation,
+    "rotation, with figures": RotationWithFigures,
     "earliest predicted overflow": EarliestPredicted,
     "round robin": RoundRobin,
 }
@@ -413,19 +441,23 @@ def table_of_losses(seeds: int, hours: float, kinds: Sequence[Kind]) -> Iterator
 
 def table_of_the_real_day(series: Path, seeds: int) -> Iterator[str]:
     """Run the 27 real rates at 40 free calls an hour; a run without one waits where a window is about to overflow."""
-    yield "| seed | trades | lost, run may wait | calls/h | lost, free calls only | calls/h | longest wait, h |"
-    yield "|---|---:|---:|---:|---:|---:|---:|"
+    yield "| seed | trades | policy | lost | calls/h | longest wait, h |"
+    yield "|---|---:|---|---:|---:|---:|"
     for seed in range(seeds):
         market = recorded(series, seed, 40)
-        figures = [of_the_real_day(market, waits=waits) for waits in (True, False)]
         total = Api(market).total(market.end - DAY)
-        (lost, calls, wait), (lost_free, calls_free, _) = figures
-        yield f"| {seed} | {total} | {lost} | {calls:.1f} | {lost_free} | {calls_free:.1f} | {wait:.1f} |"
+        for name, policy, waits in (
+            ("free calls only", Rotation, False),
+            ("a run may wait", Rotation, True),
+            ("a run may wait, and pools' figures are known", RotationWithFigures, True),
+        ):
+            lost, calls, wait = of_the_real_day(market, policy(market), waits=waits)
+            yield f"| {seed} | {total} | {name} | {lost} | {calls:.1f} | {wait:.1f} |"
 
 
-def of_the_real_day(market: Market, *, waits: bool) -> tuple[int, float, float]:
+def of_the_real_day(market: Market, policy: Rotation, *, waits: bool) -> tuple[int, float, float]:
     """Return the trades lost, the calls an hour, and the longest wait in hours."""
-    api, policy, losses = Api(market), Rotation(market, 0.003), dict[int, list[Loss]]()
+    api, losses = Api(market), dict[int, list[Loss]]()
     asked = 0
     for minute in range(1440):
         slot = market.end - DAY + minute * MINUTE
