@@ -474,6 +474,20 @@ def test_a_burst_that_the_figures_of_pools_show_is_not_waited_out(
     assert [api.asked(f"/pools/{pool}/trades") for pool in "AB"] == [1, 1 + asked]
 
 
+def test_a_pool_is_not_asked_again_while_the_cache_would_show_the_same(
+    house: Open, api: FakeApi, clock: FakeClock
+) -> None:
+    """However busy it is: a run would spend all its calls on one answer."""
+    api.answers["/pools/A/trades"] = Pool(clock, 0.01, clock.now() / 1e6 - 9000)
+    home = house(watchlist={"pools": ["A"]})
+    home.run("watchlist")
+    calls = []
+    for seconds in (0, 29, 1, 30):
+        home.advance(seconds)
+        calls.append(home.run("trades").calls)
+    assert calls == [1, 0, 1, 1]
+
+
 def test_a_pool_no_longer_watched_is_forgotten(house: Open, api: FakeApi, clock: FakeClock) -> None:
     api.answers["/pools/A/trades"] = Pool(clock, 10, clock.now() / 1e6 - 3000)
     home = house(watchlist={"pools": ["A"]})

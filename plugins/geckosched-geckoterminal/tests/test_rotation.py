@@ -208,16 +208,6 @@ def test_a_full_answer_without_overlap_is_a_loss_between_the_newest_before_and_t
     assert 800 < loss.count < 1000  # 1,200 in two hours, 300 of them shown
 
 
-def test_a_pool_is_not_asked_again_while_the_cache_would_show_the_same() -> None:
-    """However busy it is: a run with free calls would spend them all on one answer."""
-    rotation = TradeRotation({"a": 0})
-    for place in range(20):
-        rotation.observe("a", NOW - 600 + 30 * place, steady(NOW - 600 + 30 * place, 120_000), overlap=False)
-    polled = NOW - 30
-    assert rotation.pick(polled, 9) == rotation.pick(polled + 29, 9) == []
-    assert rotation.pick(polled + 30, 9) == ["a"]
-
-
 def test_the_span_of_a_loss_covers_trades_that_appear_late() -> None:
     """A trade may be lost whose block is older than the newest stored: it appeared after it."""
     rotation = observed(pool=600)

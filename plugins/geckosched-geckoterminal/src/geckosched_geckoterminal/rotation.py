@@ -26,9 +26,6 @@ A trade shows up 2 to 61 s after its block (measured over the recorded series), 
 may have lain in the API's cache for up to 60 s.
 """
 
-SAME_ANSWER_SECONDS = 30.0
-"""How long the API's cache gives the same answer again (api.md, part 2)."""
-
 WORTH_FILL = 0.01
 """Part of a window that a call must be expected to save."""
 
@@ -90,12 +87,11 @@ class TradeRotation:
 
         Pools that have waited nearly `max_wait` come first, the longest wait before the others;
         then those whose call is expected to save most trades, at least `fill` windows of 300. A
-        pool that was never asked counts as just full, and one that was asked within the last half
-        minute is left out: the API's cache would show the same again.
+        pool that was never asked counts as just full.
         """
         if calls <= 0:
             return []
-        asked = {name: pool for name, pool in self._pools.items() if not (_deferred(pool, now) or _shown(pool, now))}
+        asked = {name: pool for name, pool in self._pools.items() if not _deferred(pool, now)}
         for pool in asked.values():
             if pool.since is None or pool.since > now:
                 pool.since = now
@@ -246,10 +242,6 @@ class _Pace:
 
 def _deferred(pool: Forecast, now: float) -> bool:
     return pool.not_before is not None and now < pool.not_before <= now + DAY
-
-
-def _shown(pool: Forecast, now: float) -> bool:
-    return pool.polled_at is not None and 0 <= now - pool.polled_at < SAME_ANSWER_SECONDS
 
 
 def _loss(pool: Forecast, now: float, times: Sequence[float], overlap: bool) -> Loss | None:

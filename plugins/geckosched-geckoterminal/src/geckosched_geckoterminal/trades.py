@@ -29,6 +29,9 @@ AGAIN_AFTER = 45
 REFUSED_AGAIN_AFTER = 3600
 """Seconds until a pool that the API refuses (400, 422) is asked again, and the longest that a failing one is left."""
 
+SAME_ANSWER_SECONDS = 30
+"""How long the API's cache would give the same answer again (api.md, part 2)."""
+
 URGENT_FILL = 0.1
 """Part of a window that a call must be expected to save for a run to wait for its first one."""
 
@@ -159,6 +162,7 @@ class _Memory:
         overlap = not set(self.keys.get(pool, ())).isdisjoint(shown)
         sight = self.sights.setdefault(pool, Sight())
         loss = self.rotation.observe(pool, now, page.times, overlap)
+        self.rotation.defer(pool, now + SAME_ANSWER_SECONDS)
         if loss is None and overlap:
             loss = sight.loss(page)
         sight.observe(page)
