@@ -4502,8 +4502,11 @@ class CollectionScheduler:
         where = f"[collectors.{job_id}]"
         if known is None:
             text = f'{where} no installed collector is called "{name}"{_closest(name, self.registry.collectors)}'
-            if all(plugin.ok for plugin in self.registry.plugins.values()) and not self._keep:
+            broken = [plugin.name for plugin in self.registry.plugins.values() if not plugin.ok]
+            if not broken and not self._keep:
                 raise ConfigError(text)
+            if broken:
+                text = f'{where} is left out: if "{name}" is of a broken plugin ({", ".join(broken)}), mend that first'
             log.warning("%s", text)
             return
         ours = {key: value for key, value in table.items() if key in OUR_OPTIONS and key != "use"}

@@ -163,6 +163,12 @@ class Verdict:
     lost_by_pool: Counter[str] = field(default_factory=Counter)
     estimated: int = 0
     candles: int = 0
+    candles_missing: int = 0
+    births: int = 0
+    births_missing: int = 0
+    births_estimated: int = 0
+    hours: int = 0
+    whole_hours: int = 0
     problems: int = 0
     asked: float = 0.0
     seconds: float = 3600
@@ -178,7 +184,9 @@ class Verdict:
             f"trades  {self.true:,} to be had, {self.stored:,} stored, {self.lost:,} lost",
             f"        {dict(self.lost_by_pool.most_common(5))}",
             f"losses  {self.estimated:,} said, {ratio} of the truth",
-            f"candles {self.candles:,} held against the market",
+            f"candles {self.candles:,} held against the market, {self.candles_missing:,} between them still to come",
+            f"births  {self.births:,} to be seen, {self.births_missing:,} of them not, {self.births_estimated:,} said",
+            f"hours   {self.hours:,} audited, {self.whole_hours:,} of them without a loss",
             f"calls   {self.asked:.0f} an hour by `geckosched check`, {self.calls * 3600 / self.seconds:.0f} made",
             f"        {self.calls:,}, at most {self.busiest_minute} in a minute; {dict(self.statuses)}",
             f"        {dict(self.calls_by_job)}",
@@ -289,6 +297,8 @@ def judge(database: Path, market: Market, requests: Sequence[Request], end: int)
         _judge_runs(store, verdict)
         _judge_trades(store, market, requests, end, verdict)
         _judge_candles(store, market, end, verdict)
+        _judge_births(store, market, end, verdict)
+        _judge_hours(store, verdict)
     counted = [request for request in requests if not request.cached]
     verdict.calls = len(counted)
     times = sorted(request.time for request in counted)
@@ -395,6 +405,7 @@ def _judge_candles(store: sqlite3.Connection, market: Market, end: int, verdict:
     sql = "SELECT pool, timeframe, ts, open, high, low, close, volume FROM gt_ohlcv WHERE final AND ts >= ?"
     for pool, timeframe, ts, *values in store.execute(sql, (end - 86400,)):
         wanted[pool, timeframe][ts] = tuple(values)
+    to_come = _candles_to_come(store, steps)
     for (address, timeframe), candles in wanted.items():
         pool, step = market.pool("solana", address, end), steps[timeframe]
         assert pool is not None
@@ -408,6 +419,78 @@ def _judge_candles(store: sqlite3.Connection, market: Market, end: int, verdict:
             for ts, values in candles.items()
             if values != true.get(ts)
         ]
+        missing = true.keys() - candles.keys()
+        verdict.candles_missing += len(missing)
+        verdict.violations += [
+            f"{pool.name} {timeframe}: the candle of {ts} is missing, and in no hole"
+            for ts in sorted(missing)
+            if not any(after < ts < before for after, before in to_come[address, timeframe])
+        ]
+
+
+def _candles_to_come(
+    store: sqlite3.Connection, steps: Mapping[str, int]
+) -> Mapping[tuple[str, str], list[tuple[float, float]]]:
+    """Return the stretches (after, before) that the collectors of candles know to be missing, or have said to be lost."""
+    stretches: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    jobs = "('geckoterminal-ohlcv', 'geckoterminal-backfill')"
+    for (state,) in store.execute(f"SELECT state FROM geckosched_jobs WHERE job_id IN {jobs}"):
+        for pool, names in json.loads(state).get("pairs", {}).items():
+            for name, pair in names.items():
+                for each in [*pair.get("holes", ()), *pair.get("gaps", ())]:
+                    stretches[pool, name].append((each["after"], each["before"]))
+                if pair.get("final") is not None:  # what is newer comes with the next answer
+                    stretches[pool, name].append((pair["final"], FOR_EVER))
+    for target, since, until in store.execute(f"SELECT target, since, until FROM geckosched_losses WHERE job_id IN {jobs}"):
+        pool, name = target.split(" ")
+        stretches[pool, name].append((_epoch(since) - steps[name], _epoch(until)))
+    return stretches
+
+
+def _judge_births(store: sqlite3.Connection, market: Market, end: int, verdict: Verdict) -> None:
+    """Every pool born between the first list and the last complete one is stored, or within a loss row's span."""
+    stored = {address for (address,) in store.execute("SELECT address FROM gt_new_pools")}
+    (first,) = store.execute("SELECT min(first_seen_at) FROM gt_new_pools").fetchone()
+    sql = "SELECT state FROM geckosched_jobs WHERE job_id = 'geckoterminal-new-pools'"
+    known = json.loads(store.execute(sql).fetchone()[0]).get("known", {}).get("solana")
+    if first is None or known is None:
+        verdict.violations.append("no list of new pools was read")
+        return
+    sql = "SELECT count, since, until FROM geckosched_losses WHERE job_id = 'geckoterminal-new-pools'"
+    losses = [(count, _epoch(since), _epoch(until)) for count, since, until in store.execute(sql)]
+    verdict.births_estimated = sum(count for count, *_ in losses)
+    for pool in market.pools("solana", end).values():
+        if pool.created_at is None or not _epoch(first) <= pool.created_at < known["at"]:
+            continue
+        verdict.births += 1
+        if pool.address in stored:
+            continue
+        verdict.births_missing += 1
+        if not any(since <= pool.created_at <= until for _, since, until in losses):
+            born = datetime.fromtimestamp(pool.created_at, UTC)
+            verdict.violations.append(f"{pool.name}: born at {born:%H:%M:%S}, is neither stored nor in a loss")
+    strangers = stored - market.pools("solana", end).keys()
+    verdict.violations += [
+        f"{address} was never born" for address in strangers if market.pool("solana", address, end) is None
+    ]
+
+
+def _judge_hours(store: sqlite3.Connection, verdict: Verdict) -> None:
+    """An hour that the audit has judged, and that no loss touches, has a share of 1."""
+    losses: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    sql = "SELECT target, since, until FROM geckosched_losses WHERE job_id = 'geckoterminal-trades'"
+    for target, since, until in store.execute(sql):
+        losses[target].append((_epoch(since), _epoch(until)))
+    if not store.execute("SELECT 1 FROM sqlite_master WHERE name = 'gt_completeness'").fetchone():
+        return
+    for pool, hour, share, trades in store.execute("SELECT pool, hour, share, trades FROM gt_completeness"):
+        verdict.hours += 1
+        begins = _epoch(hour)
+        if any(since < begins + 3600 and begins <= until for since, until in losses[pool]):
+            continue
+        verdict.whole_hours += 1
+        if not (trades == 0 if share is None else abs(share - 1) < 1e-6):
+            verdict.violations.append(f"{pool}: the hour {hour} without a loss has a share of {share}")
 
 
 def _epoch(text: str) -> int:

@@ -60,6 +60,16 @@ def test_without_a_watchlist_the_others_skip_and_look_again_soon(house: Open, ap
     assert api.calls == []
 
 
+def test_a_watchlist_that_stays_empty_is_looked_at_by_the_slots(house: Open, clock: FakeClock) -> None:
+    """An hourly collector would else run every five seconds for ever, each time with a row of history."""
+    home = house(watchlist={"pools": []})
+    for _ in range(3):
+        home.run("watchlist")
+    assert home.run("audit").outcome == Outcome.SKIPPED
+    (job,) = home.rows("SELECT next_run_at FROM geckosched_jobs WHERE job_id = 'geckoterminal-audit'")
+    assert job["next_run_at"] > "2026-09-28T20:51"
+
+
 # Trades
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from geckosched import Outcome
 from geckosched.testing import FakeClock
 
 if TYPE_CHECKING:
@@ -94,3 +95,43 @@ def test_figures_from_before_the_last_poll_say_nothing(house: Open, api: FakeApi
     home.run("trades")
     home.advance(30)
     assert home.run("trades").calls == 0
+
+
+def test_a_loss_of_hours_is_not_taken_for_one_of_the_last_minutes(house: Open, api: FakeApi, clock: FakeClock) -> None:
+    """After a pause of two hours the pool goes on as before: what it trades in every 200 seconds is asked for."""
+    home = house(watchlist={"pools": ["A"]})
+    home.run("watchlist")
+    blocks = times(clock, (300, 0, 1500))
+    show(api, clock, blocks)
+    home.run("trades")
+    lost = []
+    for pause in (2 * HOUR, 200, 200):
+        home.advance(pause)
+        blocks = sorted(blocks + times(clock, (pause - 0.5, 0.5, 5 * pause)), reverse=True)
+        show(api, clock, blocks)
+        home.run("pools")
+        run = home.run("trades")
+        lost.append((run.calls, run.lost))
+    assert [calls for calls, _ in lost] == [1, 1, 1]
+    assert [count for _, count in lost] == pytest.approx([5 * 2 * HOUR - 300, 700, 700], rel=0.15)
+
+
+@pytest.mark.parametrize("buys", [-50, "12", "x", None, 0.5, 2**62, 10**30, float("inf")])
+def test_figures_that_are_no_numbers_of_trades_say_nothing(
+    house: Open, api: FakeApi, clock: FakeClock, buys: object
+) -> None:
+    home = house(watchlist={"pools": ["A"]})
+    home.run("watchlist")
+    blocks = times(clock, (300, 0, 300))
+    show(api, clock, blocks)
+    home.run("trades")
+    for _ in range(2):
+        home.advance(250)
+        blocks = sorted(blocks + times(clock, (250, 0.5, 250)), reverse=True)
+        show(api, clock, blocks)
+        counts = {name: {"buys": buys, "sells": 0} for name in ("m5", "m15", "m30", "h1", "h6", "h24")}
+        pool = {"id": "solana_A", "attributes": {"transactions": counts}}
+        api.answers["/pools/multi/A"] = (200, {"data": [pool]})
+        assert home.run("pools").outcome == Outcome.SUCCEEDED
+        run = home.run("trades")
+        assert (run.outcome, run.rows) == (Outcome.SUCCEEDED, 250)

@@ -53,11 +53,12 @@ def take_hints(run: RunContext, network: str, rotation: TradeRotation) -> None:
 
 
 def _figures(run: RunContext, network: str) -> Iterator[_Figures]:
-    counts = ", ".join(f"transactions_{name}_buys + transactions_{name}_sells AS {name}" for name in SECONDS)
+    """Yield the fresh figures of the watched pools: by `CROSS JOIN` one look each, else SQLite reads all snapshots."""
+    counts = ", ".join(f"{_counted(name)} AS {name}" for name in SECONDS)
     for row in stored(
         run,
         f"SELECT seen.address AS address, seen.at AS at, {counts} FROM gt_watchlist AS watched"
-        " JOIN gt_pool_snapshots AS seen ON seen.network = watched.network AND seen.address = watched.address"
+        " CROSS JOIN gt_pool_snapshots AS seen ON seen.network = watched.network AND seen.address = watched.address"
         " AND seen.at = (SELECT max(at) FROM gt_pool_snapshots"
         " WHERE network = watched.network AND address = watched.address)"
         " WHERE watched.network = ? AND watched.removed_at IS NULL AND seen.at > ?",
@@ -67,12 +68,19 @@ def _figures(run: RunContext, network: str) -> Iterator[_Figures]:
         yield _Figures(row["address"], datetime.fromisoformat(row["at"]).timestamp(), _whole(row))
 
 
+def _counted(window: str) -> str:
+    """Return SQL for a window's trades, NULL where the answer told no number: SQLite would take any text for one."""
+    buys, sells = f"transactions_{window}_buys", f"transactions_{window}_sells"
+    whole = " AND ".join(f"typeof(seen.{side}) = 'integer' AND seen.{side} >= 0" for side in (buys, sells))
+    return f"CASE WHEN {whole} THEN seen.{buys} + seen.{sells} END"
+
+
 def _whole(row: Mapping[str, Any]) -> dict[str, int]:
     return {name: row[name] for name in SECONDS if isinstance(row[name], int)}
 
 
-def _known(run: RunContext, network: str, pool: str, since: float) -> int:
-    """Return how many trades after `since` are stored, or in a loss."""
+def _known(run: RunContext, network: str, pool: str, since: float) -> float:
+    """Return how many trades after `since` are stored, or in a loss, as if that were spread evenly over its span."""
     moment = datetime.fromtimestamp(since, UTC)
     (trades,) = stored(
         run,
@@ -81,12 +89,17 @@ def _known(run: RunContext, network: str, pool: str, since: float) -> int:
         pool,
         f"{moment:%Y-%m-%dT%H:%M:%SZ}",
     ) or [{"n": 0}]
-    (losses,) = stored(
+    losses = stored(
         run,
-        "SELECT coalesce(sum(count), 0) AS n FROM geckosched_losses"
-        ' WHERE job_id = ? AND target = ? AND "until" > ?',
+        'SELECT count, since, "until" FROM geckosched_losses WHERE job_id = ? AND target = ? AND "until" > ?',
         run.job_id,
         pool,
         f"{moment:%Y-%m-%dT%H:%M:%S.%fZ}",
     )
-    return int(trades["n"]) + int(losses["n"])
+    return int(trades["n"]) + sum(loss["count"] * _part_after(since, loss) for loss in losses)
+
+
+def _part_after(moment: float, loss: Mapping[str, Any]) -> float:
+    """Return the part of a loss that lies after a moment: one of a whole night says little of the last five minutes."""
+    begins, ends = (datetime.fromisoformat(loss[name]).timestamp() for name in ("since", "until"))
+    return min(1.0, (ends - moment) / (ends - begins)) if ends > begins else 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import astuple, dataclass
 from datetime import timedelta
@@ -239,7 +240,12 @@ def _expected(run: RunContext, network: str, pools: Iterable[str]) -> dict[str, 
         network,
     )
     trades: dict[str, Any] = {row["address"]: row["trades"] for row in known}
-    return {pool: trades.get(pool) or 0 for pool in pools}
+    return {pool: _believed(trades.get(pool)) for pool in pools}
+
+
+def _believed(trades: object) -> float:
+    """Return a number of trades as an answer may have told it, 0 where that is none: a state can't hold infinity."""
+    return max(0.0, trades) if isinstance(trades, int | float) and math.isfinite(trades) else 0.0
 
 
 def _short_hash(key: tuple[str, int | str]) -> str:

@@ -25,6 +25,9 @@ from .watch_csv import address_fault, pool_list, read_file
 
 __all__ = ["Source", "Watchlist", "changes", "gone_batch", "stored", "watched"]
 
+WAITED_FOR = 3
+"""Runs of the watchlist after which one that is empty is empty on purpose."""
+
 WATCHED_AGAIN_AFTER = 5
 """Seconds until a collector looks again for pools to look after."""
 
@@ -134,8 +137,8 @@ def changes(
 def watched(run: RunContext, network: str) -> list[str]:
     """Return the bare addresses of the pools to look after, in order of their addresses.
 
-    Raises `SkipRun` for a few seconds while there is none: at a first start the watchlist is
-    filled by a collector of its own.
+    Raises `SkipRun` while there is none, at a first start for a few seconds: the watchlist is filled by a collector of
+    its own. Once that has run some times there is nothing to wait for but the next slot.
     """
     found = stored(
         run,
@@ -143,7 +146,9 @@ def watched(run: RunContext, network: str) -> list[str]:
         network,
     )
     if not found:
-        raise SkipRun(f"no pool of {network} is watched", again_after=WATCHED_AGAIN_AFTER)
+        sql = "SELECT 1 FROM geckosched_jobs WHERE collector = ? AND runs >= ?"
+        often = run.query(sql, (Watchlist.name, WAITED_FOR))
+        raise SkipRun(f"no pool of {network} is watched", again_after=None if often else WATCHED_AGAIN_AFTER)
     return [row["address"] for row in found]
 
 
