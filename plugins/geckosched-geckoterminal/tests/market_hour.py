@@ -431,7 +431,7 @@ def _judge_candles(store: sqlite3.Connection, market: Market, end: int, verdict:
 def _candles_to_come(
     store: sqlite3.Connection, steps: Mapping[str, int]
 ) -> Mapping[tuple[str, str], list[tuple[float, float]]]:
-    """Return the stretches (after, before) that the collectors of candles know to be missing, or have said to be lost."""
+    """Return the stretches (after, before) that the collectors of candles know to be missing, or said to be lost."""
     stretches: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     jobs = "('geckoterminal-ohlcv', 'geckoterminal-backfill')"
     for (state,) in store.execute(f"SELECT state FROM geckosched_jobs WHERE job_id IN {jobs}"):
@@ -441,7 +441,8 @@ def _candles_to_come(
                     stretches[pool, name].append((each["after"], each["before"]))
                 if pair.get("final") is not None:  # what is newer comes with the next answer
                     stretches[pool, name].append((pair["final"], FOR_EVER))
-    for target, since, until in store.execute(f"SELECT target, since, until FROM geckosched_losses WHERE job_id IN {jobs}"):
+    losses = f"SELECT target, since, until FROM geckosched_losses WHERE job_id IN {jobs}"
+    for target, since, until in store.execute(losses):
         pool, name = target.split(" ")
         stretches[pool, name].append((_epoch(since) - steps[name], _epoch(until)))
     return stretches

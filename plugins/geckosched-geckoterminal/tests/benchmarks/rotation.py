@@ -23,9 +23,11 @@ from itertools import accumulate, cycle
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from geckosched_geckoterminal.lateness import Sight
 from geckosched_geckoterminal.population import RATES
 from geckosched_geckoterminal.replay import ReplayMarket
 from geckosched_geckoterminal.rotation import DAY, PAGE, Loss, TradeRotation
+from geckosched_geckoterminal.rows import TradePage
 
 START = 1_790_628_400.0
 HOUR, MINUTE = 3600.0, 60.0
@@ -167,13 +169,14 @@ class Api:
     newest: dict[int, list[int]] = field(default_factory=dict)
     polled: dict[int, float] = field(default_factory=dict)
     horizon: dict[int, tuple[float, float]] = field(default_factory=dict)
+    sights: dict[int, Sight] = field(default_factory=dict)
     longest: float = 0.0
 
     def __post_init__(self) -> None:
         self.seen = [bytearray(len(pool.blocks)) for pool in self.market.pools]
 
-    def ask(self, place: int, now: float) -> tuple[list[float], bool]:
-        """Return the block times that are shown, and whether one of the newest 20 of the last answer is among them."""
+    def ask(self, place: int, now: float) -> tuple[TradePage, bool]:
+        """Return what is shown of the trades, and whether one of the newest 20 of the last answer is among them."""
         blocks, visible = self.market.pools[place]
         settled, last = bisect_left(blocks, now - LATEST), bisect_right(blocks, now)
         fresh = [index for index in range(settled, last) if visible[index] <= now][-PAGE:]
@@ -187,7 +190,9 @@ class Api:
         self.horizon.setdefault(place, (now, blocks[shown[0]] if len(shown) == PAGE else now - DAY))
         self.longest = max(self.longest, now - self.polled.get(place, self.market.calls[0]))
         self.polled[place] = now
-        return [blocks[index] for index in reversed(shown)], overlap
+        lags = [visible[index] - blocks[index] for index in shown]
+        seen = max((visible[index] for index in shown), default=None)
+        return TradePage(times=[blocks[index] for index in reversed(shown)], lags=lags, seen=seen), overlap
 
     def captured(self, since: float) -> int:
         """Count the trades with blocks from `since` on that some answer showed."""
@@ -352,8 +357,11 @@ def run(market: Market, policy: Policy) -> tuple[Api, dict[int, list[Loss]]]:
 
 
 def ask(api: Api, policy: Policy, place: int, now: float, losses: dict[int, list[Loss]]) -> None:
-    times, overlap = api.ask(place, now)
-    if loss := policy.told(place, now, times, overlap):
+    page, overlap = api.ask(place, now)
+    sight = api.sights.setdefault(place, Sight())
+    loss = policy.told(place, now, page.times, overlap) or (sight.loss(page) if overlap else None)
+    sight.observe(page)
+    if loss:
         losses.setdefault(place, []).append(loss)
 
 
@@ -428,7 +436,7 @@ def table_of_losses(seeds: int, hours: float, kinds: Sequence[Kind]) -> Iterator
         found = []
         for seed in range(100, 100 + seeds):
             market = made(kind, seed, hours)
-            policy = Rotation(market)
+            policy = RotationWithFigures(market)
             api, losses = run(market, policy)
             found.append(estimated(api, policy, losses))
         by_seed = ", ".join(f"{one.told / max(one.truth, 1):.2f}" for one in found)
