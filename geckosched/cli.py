@@ -23,6 +23,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from io import TextIOWrapper
@@ -735,7 +736,8 @@ def _failed_runs(scheduler: CollectionScheduler, job: str | None, limit: int) ->
 def _run_once(scheduler: CollectionScheduler, only: Sequence[str]) -> int:
     """Trigger every enabled job, here or through the leader, and wait until each has run; returns the exit code.
 
-    The scheduler starts without any job's slots, so that no first or overdue run comes on top.
+    The scheduler starts without any job's slots, so that no first or overdue run comes on top. A job that was skipped
+    and asked to be run again soon is: it may wait for what another has stored by now.
     """
     scheduler.start(only=())
     try:
@@ -748,22 +750,35 @@ def _run_once(scheduler: CollectionScheduler, only: Sequence[str]) -> int:
         disabled = set(only) - wanted
         for name in sorted(disabled):
             log.warning("%s is disabled: geckosched enable %s, or trigger it", name, name)
-        asked_at, leader = datetime.now(UTC), found.scheduler.started_at
-        refused = {name for name in sorted(wanted) if not _trigger(scheduler, name)}
-        while True:
-            found = scheduler.get_status()
-            ended = [job for job in found.jobs if job.job_id in wanted - refused and _has_run(job, asked_at)]
-            if len(ended) == len(wanted - refused):
-                break
-            if found.scheduler.started_at != leader:
-                raise GeckoschedError("the leader ended before every job had run")
-            time.sleep(0.2)
+        leader = found.scheduler.started_at
+        refused, ended = _run_each(scheduler, wanted, leader)
+        soon = {job.job_id for job in ended if job.last_outcome is Outcome.SKIPPED and job.retry_at is not None}
+        if soon:
+            again = _run_each(scheduler, soon, leader)
+            refused |= again[0]
+            ended = [job for job in ended if job.job_id not in soon] + again[1]
         if scheduler.state is SchedulerState.STANDBY:  # else the core has told of each run
             for job in ended:
                 log.info("%s: %s", job.job_id, "; ".join(filter(None, (job.last_outcome, _note_of_job(job)))))
     finally:
         _stop(scheduler)
     return FAILED if refused or disabled or any(job.last_outcome not in _GOOD for job in ended) else DONE
+
+
+def _run_each(
+    scheduler: CollectionScheduler, wanted: AbstractSet[str], leader: datetime | None
+) -> tuple[set[str], list[JobStatus]]:
+    """Trigger jobs and wait until each has run; returns those that were refused, and how the others are."""
+    asked_at = datetime.now(UTC)
+    refused = {name for name in sorted(wanted) if not _trigger(scheduler, name)}
+    while True:
+        found = scheduler.get_status()
+        ended = [job for job in found.jobs if job.job_id in wanted - refused and _has_run(job, asked_at)]
+        if len(ended) == len(wanted - refused):
+            return refused, ended
+        if found.scheduler.started_at != leader:
+            raise GeckoschedError("the leader ended before every job had run")
+        time.sleep(0.2)
 
 
 def _stop(scheduler: CollectionScheduler) -> None:

@@ -300,6 +300,38 @@ def test_a_plugin_has_commands_under_its_name(site: Path) -> None:
     assert (wrong.code, wrong.err.count("\n")) == (2, 1)
 
 
+@pytest.mark.usefixtures("site")
+def test_once_runs_again_what_waits_for_another_job() -> None:
+    """A collector that was skipped and asked to be run again soon finds what another one has stored by then."""
+    Path("two.py").write_text(TWO, encoding="utf-8")
+    Path("geckosched.toml").write_text('[plugins]\nload = ["two.py"]', encoding="utf-8")
+    assert geckosched("run", "--once", "--only", "first", "--only", "second").code == 0
+    runs = json.loads(geckosched("runs", "second", "--json").out)
+    assert [run["outcome"] for run in runs] == ["succeeded", "skipped"]
+    assert len(json.loads(geckosched("runs", "first", "--json").out)) == 1
+
+
+TWO = """
+from geckosched import Batch, SkipRun, collector, hookimpl
+
+@collector("first", every="1h")
+def first(run):
+    while not run.query("SELECT 1 FROM geckosched_runs WHERE job_id = 'second' AND outcome = 'skipped'"):
+        run.sleep(0.05)
+    return Batch("names", [{"name": "a"}], pk="name")
+
+@collector("second", every="1h")
+def second(run):
+    if not run.query("SELECT 1 FROM sqlite_master WHERE name = 'names'"):
+        raise SkipRun("no name yet", again_after=5)
+
+@hookimpl
+def register_collectors(register, settings):
+    register(first)
+    register(second)
+"""
+
+
 def test_a_broken_plugin_is_said_once_and_stops_nothing(site: Path) -> None:
     """P1 on the command line: a warning, and the rest runs; its commands are an error of one line."""
     Path("bad.py").write_text("raise SystemExit('no licence')", encoding="utf-8")
