@@ -245,6 +245,8 @@ def _has(store: sqlite3.Connection, table: str) -> bool:
 
 def _nothing_of(store: sqlite3.Connection, network: str, wanted: str, pools: Mapping[Pool, set[str]]) -> str:
     """Say why no pool is found, and what to ask for instead."""
+    if gone_at := _cell(store, "gt_pools", "gone_at", network, bare(network, wanted)):
+        return f"no candles of {wanted} are stored: the API doesn't know that pool, as was found on {gone_at}"
     collected = "geckoterminal-ohlcv collects those of watched pools"
     others = [each for each in _distinct(store, "gt_ohlcv", "network") if each != network]
     elsewhere = f"; there are some of {', '.join(others)}: see --network" if others else ""

@@ -199,7 +199,8 @@ def _listed(run: RunContext, network: str, known: Sequence[Mapping[str, Any]]) -
     try:
         found = pool_list(read_file(path), network)
     except OSError as error:
-        run.problem(path.name, f"{f'{error.strerror}: {path}' if error.strerror else error}; no pool is let go")
+        said = f"{error.strerror}: {path.absolute()}" if error.strerror else error
+        run.problem(path.name, f"{said}; no pool is let go")
         return None
     _say(run, path.name, found.problems)
     if not found.names_pools:
