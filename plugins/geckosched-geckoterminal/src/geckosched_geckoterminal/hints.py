@@ -96,7 +96,7 @@ def _known(run: RunContext, network: str, pool: str, since: float) -> float:
         pool,
         f"{moment:%Y-%m-%dT%H:%M:%S.%fZ}",
     )
-    return int(trades["n"]) + sum(loss["count"] * _part_after(since, loss) for loss in losses)
+    return float(trades["n"] + sum(loss["count"] * _part_after(since, loss) for loss in losses))
 
 
 def _part_after(moment: float, loss: Mapping[str, Any]) -> float:
