@@ -477,7 +477,12 @@ def _judge_births(store: sqlite3.Connection, market: Market, end: int, verdict: 
 
 
 def _judge_hours(store: sqlite3.Connection, verdict: Verdict) -> None:
-    """An hour that the audit has judged, and that no loss touches, has a share of 1."""
+    """An hour that the audit has judged, and that no loss touches, has a share of 1.
+
+    But for hours with a trade whose volume an answer told as null: the first answer that shows a trade is kept.
+    """
+    sql = "SELECT DISTINCT pool, substr(block_timestamp, 1, 13) FROM gt_trades WHERE volume_in_usd IS NULL"
+    without_volume = {(pool, f"{hour}:00:00Z") for pool, hour in store.execute(sql)}
     losses: dict[str, list[tuple[float, float]]] = defaultdict(list)
     sql = "SELECT target, since, until FROM geckosched_losses WHERE job_id = 'geckoterminal-trades'"
     for target, since, until in store.execute(sql):
@@ -487,7 +492,8 @@ def _judge_hours(store: sqlite3.Connection, verdict: Verdict) -> None:
     for pool, hour, share, trades in store.execute("SELECT pool, hour, share, trades FROM gt_completeness"):
         verdict.hours += 1
         begins = _epoch(hour)
-        if any(since < begins + 3600 and begins <= until for since, until in losses[pool]):
+        touched = any(since < begins + 3600 and begins <= until for since, until in losses[pool])
+        if touched or (pool, hour) in without_volume:
             continue
         verdict.whole_hours += 1
         if not (trades == 0 if share is None else abs(share - 1) < 1e-6):

@@ -17,7 +17,7 @@ from geckosched_geckoterminal.watched_pools import WatchedPools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geckosched import Collector, ConfigError, Outcome, parse_duration
+from geckosched import Collector, ConfigError, Outcome
 from geckosched.testing import FakeClock
 
 if TYPE_CHECKING:
@@ -619,14 +619,12 @@ def test_max_pages_that_the_plan_does_not_show_are_refused(pages: Any) -> None:
     ],
 )
 def test_what_a_collector_costs_is_what_is_promised(
-    collector: type[Collector], every: str, priority: int, calls_per_hour: int
+    house: Callable[..., House], collector: type[Collector], every: str, priority: int, calls_per_hour: int
 ) -> None:
     """`geckosched check` adds these up before a start."""
     assert (collector.every, collector.priority) == (every, priority)
-    calls = collector.calls_per_run
-    options = None if collector.Options is None else collector.Options()
-    each = calls(options) if callable(calls) else calls
-    assert each * parse_duration("1h", "hour") / parse_duration(every, "every") == calls_per_hour
+    jobs = house(watchlist={"pools": [f"P{place}" for place in range(27)]}).scheduler.get_forecast().jobs
+    assert [job.calls_per_hour for job in jobs if job.job_id == collector.name] == [calls_per_hour]
 
 
 def test_a_run_of_one_page_costs_one_call() -> None:
