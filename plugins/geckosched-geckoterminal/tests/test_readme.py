@@ -45,15 +45,13 @@ def collected(house: Open, clock: FakeClock) -> tuple[House, str]:
     return home, busy[0]
 
 
-def test_its_queries_find_what_was_collected(collected: tuple[House, str]) -> None:
+def test_its_queries_find_what_was_collected_and_its_candles_are_a_frame(
+    collected: tuple[House, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     home, pool = collected
     empty = [text for text in blocks("sql") if not home.rows(text.replace(POOL, pool))]
     # the last asks for the last hour of the machine's clock, which is not the market's
     assert empty == blocks("sql")[-1:]
-
-
-def test_its_candles_are_a_frame_of_pandas(collected: tuple[House, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    home, pool = collected
     shutil.copy(home.database, home.database.with_name("market.db"))
     monkeypatch.chdir(home.database.parent)
     names: dict[str, Any] = {}
