@@ -104,6 +104,7 @@ class JoinedMarket:
     def __init__(self, recorded: ReplayMarket, synthetic: SyntheticMarket) -> None:
         self._markets = (recorded, synthetic)
         self.networks: Sequence[Network] = recorded.networks
+        self.recorded = frozenset(recorded.pools("solana", FOR_EVER))
 
     def dexes(self, network: str) -> Sequence[Dex]:
         return tuple({dex.id: dex for market in self._markets for dex in market.dexes(network)}.values())
@@ -298,7 +299,7 @@ def judge(database: Path, market: Market, requests: Sequence[Request], end: int)
         _judge_trades(store, market, requests, end, verdict)
         _judge_candles(store, market, end, verdict)
         _judge_births(store, market, end, verdict)
-        _judge_hours(store, verdict)
+        _judge_hours(store, market, verdict)
     counted = [request for request in requests if not request.cached]
     verdict.calls = len(counted)
     times = sorted(request.time for request in counted)
@@ -476,11 +477,13 @@ def _judge_births(store: sqlite3.Connection, market: Market, end: int, verdict: 
     ]
 
 
-def _judge_hours(store: sqlite3.Connection, verdict: Verdict) -> None:
+def _judge_hours(store: sqlite3.Connection, market: Market, verdict: Verdict) -> None:
     """An hour that the audit has judged, and that no loss touches, has a share of 1.
 
-    But for hours with a trade whose volume an answer told as null: the first answer that shows a trade is kept.
+    But for hours with a trade whose volume an answer told as null: the first answer that shows a trade is kept. And for
+    recorded pools: their candles count the small trades, which the recording lacks.
     """
+    recorded = market.recorded if isinstance(market, JoinedMarket) else frozenset()
     sql = "SELECT DISTINCT pool, substr(block_timestamp, 1, 13) FROM gt_trades WHERE volume_in_usd IS NULL"
     without_volume = {(pool, f"{hour}:00:00Z") for pool, hour in store.execute(sql)}
     losses: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -493,7 +496,7 @@ def _judge_hours(store: sqlite3.Connection, verdict: Verdict) -> None:
         verdict.hours += 1
         begins = _epoch(hour)
         touched = any(since < begins + 3600 and begins <= until for since, until in losses[pool])
-        if touched or (pool, hour) in without_volume:
+        if touched or (pool, hour) in without_volume or pool in recorded:
             continue
         verdict.whole_hours += 1
         if not (trades == 0 if share is None else abs(share - 1) < 1e-6):
