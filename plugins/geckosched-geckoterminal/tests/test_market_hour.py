@@ -14,8 +14,9 @@ from market_hour import Stretch, collect
 
 @pytest.mark.parametrize("kills", [0, 6])
 def test_every_trade_is_stored_once_or_within_the_span_of_a_loss(tmp_path: Path, kills: int) -> None:
-    """200 pools with births, bursts and deaths, a tenth of the answers spoiled; triggers in between, and kills."""
-    verdict = collect(tmp_path, Stretch(seconds=600, speed=60, faults=0.1, kills=kills, triggers=4, seed=5 + kills))
+    """60 pools with births, bursts and deaths, a tenth of the answers spoiled; triggers in between, and kills."""
+    ten_minutes = Stretch(60, seconds=600, speed=100, faults=0.1, kills=kills, triggers=4, seed=5 + kills)
+    verdict = collect(tmp_path, ten_minutes)
     assert verdict.violations == []
     assert verdict.true > 1000
     assert verdict.candles > 1000
