@@ -27,7 +27,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any
 
 from geckosched_geckoterminal.faults import Fault
@@ -68,7 +67,6 @@ scheduler.load_plugins(only=["geckoterminal"], settings=settings, collectors=pla
 for plugin in scheduler.registry.plugins.values():
     if not plugin.ok:
         sys.exit(f"plugin {plugin.name}: {plugin.error}")
-print("running", flush=True)
 scheduler.run_forever()
 """
 
@@ -257,7 +255,7 @@ def _processes(plan: Mapping[str, Any], stretch: Stretch, clock: SpeedClock) -> 
     triggers = sorted((draw.uniform(0.02, 0.95), draw.choice(TRIGGERED)) for _ in range(stretch.triggers))
     outside = CollectionScheduler(SchedulerConfig(database=plan["database"]), clock=clock)
     for share in (*kills, 1.0):
-        with _process(plan) as process:
+        with _process(plan, outside) as process:
             while triggers and triggers[0][0] < share:
                 moment, job_id = triggers.pop(0)
                 _pass(process, plan["anchor"] + moment * stretch.seconds / stretch.speed)
@@ -269,12 +267,12 @@ def _processes(plan: Mapping[str, Any], stretch: Stretch, clock: SpeedClock) -> 
 
 
 @contextlib.contextmanager
-def _process(plan: Mapping[str, Any]) -> Iterator[subprocess.Popen[str]]:
-    """Start a process that collects, and wait until it runs; it ends with the block, whatever happens there."""
-    with subprocess.Popen([sys.executable, "-c", COLLECTOR, json.dumps(plan)], stdout=PIPE, text=True) as process:
+def _process(plan: Mapping[str, Any], outside: CollectionScheduler) -> Iterator[subprocess.Popen[str]]:
+    """Start a process that collects, and wait until it leads; it ends with the block, whatever happens there."""
+    with subprocess.Popen([sys.executable, "-c", COLLECTOR, json.dumps(plan)], text=True) as process:
         try:
-            assert process.stdout is not None
-            process.stdout.readline()
+            while process.poll() is None and outside.get_status().scheduler.pid != process.pid:
+                _pass(process, time.time() + 0.05)
             yield process
         finally:
             process.kill()
