@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from geckosched_geckoterminal.lateness import Sight, hidden
 from geckosched_geckoterminal.rotation import LATE, PAGE
 from geckosched_geckoterminal.rows import TradePage, trade_page
+
+from geckosched.testing import FakeClock
+
+if TYPE_CHECKING:
+    from conftest import FakeApi, House
 
 NOW = 1_790_000_000.0
 
@@ -80,3 +87,31 @@ def test_lags_and_the_last_first_sight_come_from_the_ids() -> None:
     found = trade_page(body, network="solana", pool="A", run_id=1)
     assert found.lags == [3, 35]
     assert found.seen == at + 40
+
+
+@pytest.mark.parametrize(("late", "lost"), [(60, [0, 1]), (3, [0, 0])])
+def test_an_answer_that_just_reaches_back_is_a_loss_in_the_store_if_trades_come_late(
+    house: Callable[..., House], api: FakeApi, clock: FakeClock, late: int, lost: list[int]
+) -> None:
+    """What is known of a pool's lags is kept from run to run; the last known trade is among those shown again."""
+    begins = clock.now() // 1_000_000 - 900
+
+    def element(number: int) -> dict[str, Any]:
+        block = begins + 3 * number
+        moment = f"{datetime.fromtimestamp(block, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        shown = block + (late if number == 150 else 3)
+        attributes = {"tx_hash": f"tx{number}", "block_timestamp": moment, "kind": "buy"}
+        return {"id": f"solana_1_tx{number}_1_{shown}", "type": "trade", "attributes": attributes}
+
+    home = house(watchlist={"pools": ["A"]})
+    home.run("watchlist")
+    found = []
+    for newest in (299, 598):
+        api.answers["/pools/A/trades"] = (200, {"data": [element(newest - place) for place in range(PAGE)]})
+        found.append(home.run("trades").lost)
+        home.advance(900)
+    assert found == lost
+    losses = home.rows('SELECT target, since, "until" FROM geckosched_losses')
+    oldest = f"{datetime.fromtimestamp(begins + 3 * 299, UTC):%Y-%m-%dT%H:%M:%S}.000000Z"
+    assert [(loss["target"], loss["until"]) for loss in losses] == [("A", oldest)] * sum(lost)
+    assert all(loss["since"] < oldest for loss in losses)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import pytest
+from geckosched_geckoterminal.client import BUDGET
 
 from geckosched import Outcome
 from geckosched.testing import FakeClock
@@ -46,3 +47,26 @@ def test_a_429_of_one_leaves_the_others_waiting(house: Open, api: FakeApi, clock
         clock.advance(1)
     assert len(moments) == 1
     assert moments[0] - refused >= 6_000_000
+
+
+PRIORITIES = {
+    "watchlist": 50,
+    "trades": 40,
+    "new-pools": 30,
+    "pools": 20,
+    "top-pools": 10,
+    "ohlcv": 10,
+    "catalog": 0,
+    "tokens": 0,
+    "audit": 0,
+    "trending": 0,
+    "backfill": -10,
+}
+
+
+def test_trades_go_before_candles_and_candles_before_the_backfill(house: Open) -> None:
+    """Calls of one budget wait by priority; whoever makes any, makes them of this one."""
+    known = {name: each.collector for name, each in house().scheduler.registry.collectors.items()}
+    assert {name.removeprefix("geckoterminal-"): each.priority for name, each in known.items()} == PRIORITIES
+    callers = {name for name, each in known.items() if each.budget == BUDGET}
+    assert known.keys() - callers == {"geckoterminal-watchlist", "geckoterminal-audit"}
