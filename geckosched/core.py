@@ -1935,6 +1935,11 @@ def check_collector(made: Any) -> str:
 
 # busy, locked, nomem, readonly, ioerr, corrupt, full, cantopen, protocol, notadb
 _FILE_ERRORS = frozenset((5, 6, 7, 8, 10, 11, 13, 14, 15, 26))
+_LOCK_ERRORS = frozenset((5, 6, 15))
+_DAMAGED = {
+    sqlite3.SQLITE_CORRUPT: "it is damaged: stop geckosched and put a backup in its place, or try sqlite3's .recover",
+    sqlite3.SQLITE_NOTADB: "another program's file, or a damaged store: name another, or put a backup in its place",
+}
 _JOB_COLUMNS: dict[str, Any] = {
     "job_id": str, "collector": str, "plugin": str, "every": str, "at": str, "quiet": str, "enabled": int,
     "disabled_at": str, "state": str, "breaker": str, "consecutive_errors": int, "consecutive_rate_limits": int,
@@ -1988,9 +1993,14 @@ def _migrations() -> Any:
     return migrations
 
 
+def _code_of(error: BaseException) -> int:
+    """Return SQLite's primary code of an error, 0 for any other."""
+    return ((getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF) if isinstance(error, sqlite3.Error) else 0
+
+
 def _is_of_the_file(error: BaseException) -> bool:
     """Whether an error is of the file (locked, full, read-only, corrupt), not of what was to be written."""
-    return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in _FILE_ERRORS
+    return _code_of(error) in _FILE_ERRORS
 
 
 def is_writable(path: os.PathLike[str]) -> bool:
@@ -2039,16 +2049,37 @@ class ForkGate:
 class Store:
     """The SQLite file: opened for the one writer, or for reading. Holds the collected tables and ours."""
 
+    PATIENCE = 10.0  # seconds that a start waits for a lock of another program
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.gate = ForkGate()
         self.hurry = threading.Event()  # set: don't wait for locks
         self.path = Path(os.path.realpath(Path(path).expanduser()))  # one file, one lock beside it
 
     def open_writer(self) -> sqlite3.Connection:
-        """Open for the leader: WAL, migrations applied in one transaction. Raises StoreError in words."""
+        """Open for the leader: WAL, migrations applied in one transaction. Raises StoreError in words, also when a lock
+        of another program doesn't end within `PATIENCE`."""
         with self._connect(str(self.path), timeout=0.25) as connection:
             self._migrate(connection)
         return connection
+
+    def obstacle(self) -> str | None:
+        """Return in one line why the file can't be written now: locked, full, read-only, gone, damaged, of a newer
+        version; None if it can. It tries with a commit that changes nothing, which any process may do at any time."""
+        try:
+            with (
+                self.gate,
+                self._connect(f"{self.path.as_uri()}?mode=rw", timeout=1.0) as connection,
+                contextlib.closing(connection),
+            ):
+                connection.execute("BEGIN IMMEDIATE")
+                self._refuse_newer(connection)
+                same = connection.execute("PRAGMA user_version").fetchone()[0]
+                connection.execute(f"PRAGMA user_version={same}")  # one page is written, with what it holds
+                connection.execute("COMMIT")
+        except StoreError as error:
+            return str(error)
+        return None
 
     @contextlib.contextmanager
     def _connect(self, target: str, timeout: float) -> Iterator[sqlite3.Connection]:
@@ -2063,30 +2094,74 @@ class Store:
                 yield connection
                 undo.pop_all()
             except sqlite3.Error as error:
-                raise self._in_words(error) from error
+                raise self.in_words(error) from error
 
-    def _in_words(self, error: sqlite3.Error) -> StoreError:
-        """Return an error of SQLite with the file and, where SQLite doesn't say it, what is wrong with that."""
-        hint = "" if self.path.exists() else " (there is no such file)"
-        if not hint and _is_of_the_file(error) and not is_writable(self.path.parent):
-            hint = " (its folder is read-only, and SQLite needs files beside it)"
-        return StoreError(f"{self.path}: {error}{hint}")
+    def in_words(self, error: sqlite3.Error) -> StoreError:
+        """Return an error of SQLite with the file and, where SQLite doesn't say it, what is wrong and what to do."""
+        hint = self._meaning(error)
+        return StoreError(f"{self.path}: {error}{f' ({hint})' if hint else ''}")
+
+    def _meaning(self, error: sqlite3.Error) -> str:
+        code = _code_of(error)
+        if not self.path.exists():
+            return "there is no such file"
+        if code not in _FILE_ERRORS:
+            return ""
+        if self.path.is_dir():
+            return "it is a folder"
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return f"{self._lock_holder()} holds it"
+        if code == sqlite3.SQLITE_FULL:
+            return "make room for it"
+        if not is_writable(self.path.parent):
+            return "its folder is read-only, and SQLite needs files beside it"
+        if code == sqlite3.SQLITE_READONLY:
+            return "the file is read-only for this user" if not is_writable(self.path) else "its disk is read-only"
+        return _DAMAGED.get(code, "")
+
+    def _lock_holder(self) -> str:
+        try:
+            from geckosched.filesystem import lock_holder
+        except ImportError:  # core.py alone
+            return "another program"
+        return lock_holder(self.path) or "another program"
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         import sqlite_utils
 
         # trap 19: this one ignores the timeout
-        _retry_locked(lambda: connection.execute("PRAGMA journal_mode=WAL"), self.hurry)
+        self.patiently(lambda: connection.execute("PRAGMA journal_mode=WAL"))
         connection.execute("PRAGMA synchronous=NORMAL")
         db = sqlite_utils.Database(connection, execute_plugins=False)
-        _retry_locked(lambda: connection.execute("BEGIN IMMEDIATE"), self.hurry)
-        migrations = _migrations()
-        newer = [migration.name for migration in migrations.applied(db) if migration.name not in _MIGRATIONS]
-        if newer:
-            connection.execute("ROLLBACK")
-            raise StoreError(f"{self.path}: written by a newer geckosched ({newer[-1]}), upgrade this one")
-        migrations.apply(db)
+        self.patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
+        self._refuse_newer(connection)
+        _migrations().apply(db)
         connection.execute("COMMIT")
+
+    def _refuse_newer(self, connection: sqlite3.Connection) -> None:
+        """Raise StoreError if a newer geckosched has migrated the file."""
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'").fetchone():
+            return
+        applied = connection.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = 'geckosched'")
+        if newer := [name for name, in applied if name not in _MIGRATIONS]:
+            raise StoreError(f"{self.path}: written by a newer geckosched ({newer[-1]}), upgrade this one")
+
+    def patiently(self, call: Callable[[], object]) -> None:
+        """Do something on a fresh connection that may find the file locked, or other programs just at opening it."""
+        began, said = time.monotonic(), False
+        while True:
+            try:
+                call()
+            except sqlite3.OperationalError as error:
+                waited, code = time.monotonic() - began, _code_of(error)
+                patience = self.PATIENCE if code in _LOCK_ERRORS else 1.0 if code == sqlite3.SQLITE_CANTOPEN else 0.0
+                if waited >= patience or self.hurry.wait(0.05):
+                    raise
+                if waited > 1.0 and not said:
+                    said = True
+                    _note(logging.WARNING, "%s: waiting for it, at most %g s", self.in_words(error), self.PATIENCE)
+            else:
+                return
 
     def open_reader(self) -> sqlite3.Connection:
         """Open read-only: sees all that is committed, writes nothing. Raises StoreError if there is no file."""
@@ -2104,26 +2179,14 @@ class Store:
             except sqlite3.OperationalError as error:
                 if "no such table: geckosched_" in str(error):
                     return []
-                raise self._in_words(error) from error
+                raise self.in_words(error) from error
             except sqlite3.Error as error:
-                raise self._in_words(error) from error
+                raise self.in_words(error) from error
 
     def runs(self, where: str = "1", params: Sequence[Any] = (), limit: int = 50) -> list[Run]:
         """Return runs, newest first."""
         rows = self.read(f"SELECT * FROM geckosched_runs WHERE {where} ORDER BY id DESC LIMIT ?", (*params, limit))
         return [_run_of(row) for row in rows]
-
-
-def _retry_locked(call: Callable[[], object], hurry: threading.Event, tries: int = 40) -> None:
-    """Do something on a fresh connection that may find the file locked for a moment."""
-    for left in reversed(range(tries)):
-        try:
-            call()
-        except sqlite3.OperationalError:
-            if not left or hurry.wait(0.05):
-                raise
-        else:
-            return
 
 
 def _run_of(row: sqlite3.Row) -> Run:
@@ -3176,8 +3239,7 @@ class Requests:
                 connection.execute("COMMIT")
                 return cursor
         except sqlite3.Error as error:
-            held = " (another program holds it)" if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_BUSY else ""
-            raise StoreError(f"{path}: {error}{held}") from error
+            raise self._store.in_words(error) from error
 
 
 class SharedObject:
@@ -3339,7 +3401,7 @@ class Lead:
         undo = contextlib.ExitStack()
         undo.callback(connection.close)
         with undo:  # closing rolls back
-            _retry_locked(lambda: connection.execute("BEGIN IMMEDIATE"), self.store.hurry)
+            self.store.patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
             orphans = _close_orphans(connection)
             connection.execute("UPDATE geckosched_requests SET answer='refused: the leader ended before the run could "
                                "start' WHERE action='trigger' AND run_id IS NULL AND (answer='accepted' OR "
@@ -4657,7 +4719,9 @@ class CollectionScheduler:
                 with self._store.gate:
                     lead = Lead(self._store, self.config, self._clock, self._registrations.values(), self.registry,
                                 momentary=momentary, keep=self._keep, only=self._only)
-            except (sqlite3.Error, ValueError, TypeError, KeyError) as error:  # or a value that somebody damaged
+            except sqlite3.Error as error:
+                raise self._store.in_words(error) from error
+            except (ValueError, TypeError, KeyError) as error:  # a value that somebody damaged
                 raise StoreError(f"{self._store.path}: {_one_line(error)}") from error
             lead.start(self._loop_died)
             undo.pop_all()

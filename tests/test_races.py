@@ -463,7 +463,7 @@ def test_stop_keeps_its_limit_while_a_start_waits_for_a_locked_file(
     new_scheduler: NewScheduler, store_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """X1: a start that waits for a locked file gives up when somebody stops the scheduler."""
-    monkeypatch.setattr(core._retry_locked, "__defaults__", (12_000,))  # an hour
+    monkeypatch.setattr(core.Store, "PATIENCE", 3600.0)
     scheduler = new_scheduler()
     with closing(sqlite3.connect(store_path, isolation_level=None)) as locker:
         locker.execute("BEGIN EXCLUSIVE")
