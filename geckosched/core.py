@@ -1936,6 +1936,7 @@ def check_collector(made: Any) -> str:
 # busy, locked, nomem, readonly, ioerr, corrupt, full, cantopen, protocol, notadb
 _FILE_ERRORS = frozenset((5, 6, 7, 8, 10, 11, 13, 14, 15, 26))
 _LOCK_ERRORS = frozenset((5, 6, 15))
+_LONGEST_PAUSE = {5: 0.05, 6: 0.05, 11: 5.0, 26: 5.0}  # seconds between two tries, by the error; 1 s for any other
 _DAMAGED = {
     sqlite3.SQLITE_CORRUPT: "it is damaged: stop geckosched and put a backup in its place, or try sqlite3's .recover",
     sqlite3.SQLITE_NOTADB: "another program's file, or a damaged store: name another, or put a backup in its place",
@@ -2055,13 +2056,30 @@ class Store:
         self.gate = ForkGate()
         self.hurry = threading.Event()  # set: don't wait for locks
         self.path = Path(os.path.realpath(Path(path).expanduser()))  # one file, one lock beside it
+        self._opened: tuple[int, int] | None = None  # device and inode of what open_writer opened
 
     def open_writer(self) -> sqlite3.Connection:
         """Open for the leader: WAL, migrations applied in one transaction. Raises StoreError in words, also when a lock
         of another program doesn't end within `PATIENCE`."""
         with self._connect(str(self.path), timeout=0.25) as connection:
             self._migrate(connection)
+            found = self.path.stat()
+            self._opened = found.st_dev, found.st_ino
         return connection
+
+    def expect_in_place(self) -> None:
+        """Raise StoreError if the file that the writer has open is no longer the one of that name: what is written into
+        a deleted file is lost when the process ends."""
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            raise StoreError(f"{self.path}: {error.strerror} (the file was deleted or moved: put it back, or restart "
+                             "geckosched to begin a new one)") from error
+        if self._opened not in (None, (found.st_dev, found.st_ino)):
+            raise StoreError(f"{self.path}: another file lies there than was opened (put that one back, or restart "
+                             "geckosched to go on with this one)")
+        if not found.st_size:
+            raise StoreError(f"{self.path}: the file was emptied (stop geckosched and put a backup in its place)")
 
     def obstacle(self) -> str | None:
         """Return in one line why the file can't be written now: locked, full, read-only, gone, damaged, of a newer
@@ -2094,10 +2112,12 @@ class Store:
                 yield connection
                 undo.pop_all()
             except sqlite3.Error as error:
-                raise self.in_words(error) from error
+                raise self.explain(error) from error
 
-    def in_words(self, error: sqlite3.Error) -> StoreError:
+    def explain(self, error: sqlite3.Error | StoreError) -> StoreError:
         """Return an error of SQLite with the file and, where SQLite doesn't say it, what is wrong and what to do."""
+        if isinstance(error, StoreError):
+            return error
         hint = self._meaning(error)
         return StoreError(f"{self.path}: {error}{f' ({hint})' if hint else ''}")
 
@@ -2159,7 +2179,7 @@ class Store:
                     raise
                 if waited > 1.0 and not said:
                     said = True
-                    _note(logging.WARNING, "%s: waiting for it, at most %g s", self.in_words(error), self.PATIENCE)
+                    _note(logging.WARNING, "%s: waiting for it, at most %g s", self.explain(error), self.PATIENCE)
             else:
                 return
 
@@ -2179,9 +2199,9 @@ class Store:
             except sqlite3.OperationalError as error:
                 if "no such table: geckosched_" in str(error):
                     return []
-                raise self.in_words(error) from error
+                raise self.explain(error) from error
             except sqlite3.Error as error:
-                raise self.in_words(error) from error
+                raise self.explain(error) from error
 
     def runs(self, where: str = "1", params: Sequence[Any] = (), limit: int = 50) -> list[Run]:
         """Return runs, newest first."""
@@ -2203,6 +2223,11 @@ class Message:
     called when the group is committed."""
 
     __slots__ = ()
+
+    @property
+    def run_id(self) -> int | None:
+        """The run that it is of, if it is of one."""
+        return None
 
     def write(self, writer: Writer) -> None:
         """Write it, on the writer's connection."""
@@ -2243,30 +2268,78 @@ class Statements(Message):
             self._reply.put(StoreError(_one_line(error)))
 
 
+class Trouble:
+    """What keeps the store from being written, and when to say so in the log: once it has lasted a second (most locks
+    don't), then each minute, and when it is over. Times are told, in seconds."""
+
+    SAY_AFTER = 1.0
+    REMIND_AFTER = 60.0
+
+    def __init__(self) -> None:
+        self.text: str | None = None  # None while the store can be written
+        self._tries = 0
+        self._since = 0.0
+        self._say_at = 0.0
+
+    def met(self, text: str, now: float, waiting: str) -> str | None:
+        """Hear that it can't be written, and what waits for it; returns what to say now, if anything."""
+        if self.text is None:
+            self._since, self._say_at, self._tries = now, now + self.SAY_AFTER, 0
+        self.text = text
+        self._tries += 1
+        if now < self._say_at:
+            return None
+        self._say_at = now + self.REMIND_AFTER
+        return f"the store can't be written, for {now - self._since:.0f} s now: {text}; {waiting}"
+
+    def pause(self, code: int) -> float:
+        """Return the seconds until the next try, after an error of SQLite's (0 for any other): each time twice as many,
+        up to what suits the error."""
+        return min(_LONGEST_PAUSE.get(code, 1.0), math.ldexp(0.05, min(self._tries, 10)))
+
+    def over(self, now: float) -> str | None:
+        """Hear that it can be written again; returns what to say now, if anything."""
+        said = self._say_at > self._since + self.SAY_AFTER
+        self.text = None
+        return f"the store can be written again, after {now - self._since:.0f} s" if said else None
+
+
 class Writer:
     """The loop that owns the only writing connection. All that waits is committed in one transaction (group commit).
 
     Guarantees: messages are written in the order of the inbox, each whole or not at all; `done` is called after the
     commit; after a run's Close everything else of that run is refused (the fence). An error of the file (locked, full)
-    rolls the group back and tries it again until it can be written or `give_up` is set.
+    rolls the group back and tries it again until it can be written or `give_up` was called. `told` hears why nothing
+    can be written, as soon as that is so, and None when it is over.
     """
 
-    def __init__(self, connection: sqlite3.Connection, clock: Clock, gate: ForkGate | None = None) -> None:
+    def __init__(self, store: Store, clock: Clock, told: Callable[[str | None], object] = lambda _: None) -> None:
         import sqlite_utils
 
-        self.connection = connection
+        self.connection = store.open_writer()
         self.inbox = Inbox()
-        self.give_up = False
-        self.trouble: str | None = None  # why nothing can be written at present
+        self._store = store
         self._clock = clock
-        self._db = sqlite_utils.Database(connection, execute_plugins=False)
+        self._told = told
+        self._trouble = Trouble()
+        self._gave_up = threading.Event()
+        self._sealed = False
+        self._db = sqlite_utils.Database(self.connection, execute_plugins=False)
         self._group: list[Message] = []
         self._open: set[int] = set()  # runs that may store
         self._opened: set[int] = set()  # ... by this group
         self._closed: set[int] = set()
         self._statements: dict[tuple[Any, ...], str] = {}
         self._finishing = False
-        self._gate = gate or ForkGate()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be written at present, in one line; None if nothing is known against it."""
+        return self._trouble.text
+
+    def give_up(self) -> None:
+        """Refuse what can't be written at the next try, instead of waiting."""
+        self._gave_up.set()
 
     def finish(self) -> None:
         """Ask the loop to end when all that was put before is written or given up."""
@@ -2286,7 +2359,8 @@ class Writer:
     def _commit(self) -> None:
         refused: dict[int, BaseException] = {}
         try:
-            with self._gate:
+            with self._store.gate:
+                self._store.expect_in_place()
                 try:
                     if not self._transaction(refused, savepoints=False):
                         self._roll_back()
@@ -2295,12 +2369,11 @@ class Writer:
                 except sqlite3.Error:
                     self._roll_back()
                     raise
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StoreError) as error:
             self._wait_for_the_file(error)
             return
         if self.trouble is not None:
-            _note(logging.WARNING, "the store can be written again")
-            self.trouble = None
+            self._go_on()
         self._open |= self._opened
         self._open -= self._closed
         group, self._group = self._group, []
@@ -2342,17 +2415,38 @@ class Writer:
         self._opened, self._closed = set(), set()
         self._statements.clear()
 
-    def _wait_for_the_file(self, error: sqlite3.Error) -> None:
-        if self.give_up:
+    def _wait_for_the_file(self, error: sqlite3.Error | StoreError) -> None:
+        text, fresh = str(self._store.explain(error)), self.trouble is None
+        if self._gave_up.is_set():
             group, self._group = self._group, []
-            _note(logging.ERROR, "given up: %d messages that the store could not take (%s)", len(group), error)
+            _note(logging.ERROR, "given up: %d messages that the store could not take (%s)", len(group), text)
             for message in group:
-                message.refused(StoreError(f"given up: {error}"))
+                message.refused(StoreError(f"given up: {text}"))
             return
-        if self.trouble is None:
-            _note(logging.ERROR, "the store can't be written, waiting: %s", error)
-        self.trouble = str(error)
-        Inbox().wait(0.05)
+        if isinstance(error, StoreError):
+            self._seal()
+        if said := self._trouble.met(text, time.monotonic(), self._what_waits()):
+            _note(logging.ERROR, "%s", said)
+        if fresh:
+            self._told(text)
+        self._gave_up.wait(self._trouble.pause(_code_of(error)))
+
+    def _what_waits(self) -> str:
+        runs = len({message.run_id for message in self._group} - {None})
+        return f"{runs} run{'' if runs == 1 else 's'} wait{'s' if runs == 1 else ''} for it, and no other starts"
+
+    def _go_on(self) -> None:
+        if said := self._trouble.over(time.monotonic()):
+            _note(logging.WARNING, "%s", said)
+        self._sealed = False
+        self._told(None)
+
+    def _seal(self) -> None:
+        """Move what the WAL holds into the file that it belongs to, wherever that is now, once: SQLite finds a WAL by
+        its name, and would take it for the other file's."""
+        with contextlib.suppress(sqlite3.Error), self._store.gate:
+            if not self._sealed:
+                self._sealed = not self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
 
     # What messages call, within their savepoint.
 
@@ -2444,13 +2538,23 @@ class Waiter:
             self.inbox.put(("closed", None))
 
 
-class StartRun(Message):
-    """Commits a run's row, then hands the run to a worker."""
+class RunMessage(Message):
+    """A message of one run."""
 
     __slots__ = ("_execution",)
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
+
+    @property
+    def run_id(self) -> int | None:
+        return self._execution.id
+
+
+class StartRun(RunMessage):
+    """Commits a run's row, then hands the run to a worker."""
+
+    __slots__ = ()
 
     def write(self, writer: Writer) -> None:
         e = self._execution
@@ -2484,14 +2588,14 @@ class StartRun(Message):
         ticker.inbox.put((ticker.ended, self._execution, ending, self._execution.started_at))
 
 
-class CommitRows(Message):
+class CommitRows(RunMessage):
     """One yield: rows, state and losses in one transaction, if the run may still store."""
 
-    __slots__ = ("_calls", "_execution", "_groups", "_losses", "_reply", "_rows", "_state")
+    __slots__ = ("_calls", "_groups", "_losses", "_reply", "_rows", "_state")
 
     def __init__(self, execution: Execution, groups: list[RowGroup], state: str | None, losses: list[Loss], calls: int,
                  reply: Inbox) -> None:
-        self._execution = execution
+        super().__init__(execution)
         self._groups = groups
         self._state = state
         self._losses = losses
@@ -2529,13 +2633,13 @@ class CommitRows(Message):
         self._reply.put(error if isinstance(error, Signal) else kind(_one_line(error)))
 
 
-class CloseRun(Message):
+class CloseRun(RunMessage):
     """Closes a run and moves its job's row in one transaction; then whoever waits is told."""
 
-    __slots__ = ("_ending", "_execution", "_finished_at", "_job_row")
+    __slots__ = ("_ending", "_finished_at", "_job_row")
 
     def __init__(self, execution: Execution, ending: Ending, finished_at: int, job_row: tuple[Any, ...]) -> None:
-        self._execution = execution
+        super().__init__(execution)
         self._ending = ending
         self._finished_at = finished_at
         self._job_row = job_row
@@ -3239,7 +3343,7 @@ class Requests:
                 connection.execute("COMMIT")
                 return cursor
         except sqlite3.Error as error:
-            raise self._store.in_words(error) from error
+            raise self._store.explain(error) from error
 
 
 class SharedObject:
@@ -3267,7 +3371,7 @@ class Lead:
         self.started_at = clock.now()
         self.registry = registry
         self.hooks = Hooks(registry)
-        self.writer = Writer(store.open_writer(), clock, store.gate)
+        self.writer = Writer(store, clock, lambda why: self.ticker.inbox.put((self.ticker.hear_of_store, why)))
         self.work: queue.SimpleQueue[Execution | None] = queue.SimpleQueue()
         self._readers = threading.local()
         self._opened: list[sqlite3.Connection] = []
@@ -3309,7 +3413,7 @@ class Lead:
         ]))
         self.writer.finish()
         self._writer_thread.join(left(0.1))
-        self.writer.give_up = True
+        self.writer.give_up()
         self._writer_thread.join(left(0.3, 0.3))
         for _ in self._threads:
             self.work.put(None)
@@ -3605,6 +3709,8 @@ class Watcher:
         self._next_heartbeat = 0.0
         self._plugins: str | None = None  # as stored last
         self._checkup = Checkup()
+        self._trouble = ""  # what kept the last turn from its end
+        self._say_again = 0.0
 
     def turn(self) -> bool:
         """Wait half a second, then look; False when the scheduler stops."""
@@ -3612,15 +3718,26 @@ class Watcher:
         if "stop" in self.inbox.drain():
             return False
         try:
-            if (lead := self._lead()) is None:
-                self._seek()
-            else:
-                self._beat(lead)
-                self._read_requests(lead)
-                self._checkup.turn(lead)
+            self._look()
+            self._trouble = ""
         except Exception as error:  # without this loop there is no heartbeat, no request, no take-over
-            log.warning("watcher: %s", _one_line(error))
+            self._say(str(error) if isinstance(error, StoreError) else f"watcher: {_one_line(error)}")
         return True
+
+    def _look(self) -> None:
+        if (lead := self._lead()) is None:
+            self._seek()
+            return
+        self._beat(lead)
+        self._read_requests(lead)
+        self._checkup.turn(lead)
+
+    def _say(self, trouble: str) -> None:
+        """Say what went wrong in a turn: once, and each minute while it does not change."""
+        now = time.monotonic()
+        if trouble != self._trouble or now >= self._say_again:
+            self._trouble, self._say_again = trouble, now + Trouble.REMIND_AFTER
+            _note(logging.WARNING, "%s", trouble)
 
     def _beat(self, lead: Lead) -> None:
         now = time.monotonic()
@@ -3678,6 +3795,7 @@ class Ticker:
         self._running: set[Execution] = set()
         self._queues: dict[_QueueKey, list[tuple[int, int, int, int, Job]]] = {}
         self._waiting = 0
+        self._store_trouble: str | None = None  # while there is one no run starts
         self._calls = Switchboard(lead.config.budgets, self._save_ledger)
         self._deadlines: list[tuple[int, int, Execution]] = []
         self._numbers = itertools.count(1)
@@ -3883,6 +4001,8 @@ class Ticker:
         now, budget = self._steady(), job.registration.budget
         if job.running is not None:
             return "a run of it is going on"
+        if self._store_trouble is not None:
+            return f"the store can't be written: {self._store_trouble}"
         if self._is_parked(job):
             return "runs of it hang past their time limit"
         if budget is not None and (until := self._calls.use(budget).ledger.closed_until) > now:
@@ -4008,7 +4128,12 @@ class Ticker:
             job.queued.append(waiter)
             return "waits for the present run to end"
         self._offer(job, decision, Waiting(Reason.TRIGGERED, None, 0, [waiter], self._clock.monotonic()))
-        return "accepted" if job.waiting is None else "waits for a worker or its budget"
+        if job.waiting is None:
+            return "accepted"
+        if self._store_trouble is None:
+            return "waits for a worker or its budget"
+        _note(logging.WARNING, "%s: triggered, and waits for the store", job.registration.job_id)
+        return "waits for the store"
 
     def _offer(self, job: Job, decision: Admission, run: Waiting) -> None:
         """Start a run, or let it wait; a run that waits already takes up the new slot or the new waiter."""
@@ -4027,6 +4152,10 @@ class Ticker:
             self._enqueue(job, promoted=True)  # it has waited for a whole interval: it goes first
 
     # -- who goes first
+
+    def hear_of_store(self, trouble: str | None) -> None:
+        """Hear from the writer why nothing can be written, or that it can be again: what waited starts in this turn."""
+        self._store_trouble = trouble
 
     def _is_free(self, job: Job) -> bool:
         if self._waiting or self._is_parked(job):
@@ -4047,7 +4176,7 @@ class Ticker:
     def _has_room(self, key: _QueueKey) -> bool:
         """Whether a run may start: a worker is free, and its budget lets it."""
         workers, (name, urgent) = self._lead.config.max_workers, key
-        if self._stopping or len(self._running) >= workers:
+        if self._stopping or self._store_trouble or len(self._running) >= workers:
             return False
         return name is None or self._calls.has_room(name, urgent, workers, self._steady())
 
@@ -4720,7 +4849,7 @@ class CollectionScheduler:
                     lead = Lead(self._store, self.config, self._clock, self._registrations.values(), self.registry,
                                 momentary=momentary, keep=self._keep, only=self._only)
             except sqlite3.Error as error:
-                raise self._store.in_words(error) from error
+                raise self._store.explain(error) from error
             except (ValueError, TypeError, KeyError) as error:  # a value that somebody damaged
                 raise StoreError(f"{self._store.path}: {_one_line(error)}") from error
             lead.start(self._loop_died)

@@ -549,7 +549,7 @@ def test_rows_whose_keys_vary_fill_no_memory_with_statements(new_scheduler: NewS
 
 def test_a_writer_that_is_busy_when_it_is_asked_to_finish_hears_it(store_path: Path) -> None:
     """X1: `finish()` between the writer's look at its orders and its look at its inbox is not slept over."""
-    writer = Writer(Store(store_path).open_writer(), FakeClock())
+    writer = Writer(Store(store_path), FakeClock())
 
     class Late(Inbox):
         def drain(self) -> list[object]:
