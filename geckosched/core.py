@@ -76,6 +76,7 @@ import schedule
 
 if TYPE_CHECKING:
     from geckosched.forecast import Forecast
+    from geckosched.spellings import Spellings
     from geckosched.views import JobStatus, Status
 
 __version__ = "0.1.0"
@@ -217,6 +218,59 @@ def _one_line(error: BaseException) -> str:
 def _clean(text: str) -> str:
     """Replace what SQLite can't store as text (lone surrogates)."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+class Secrets:
+    """Texts that a scheduler never shows: `hide` puts `***` in their place, in whatever way they are written (see
+    `geckosched.spellings`). Of a secret with several lines each line is one, too. Any thread may call; without secrets
+    nothing is looked for."""
+
+    LEAST = 6  # characters; what is shorter would be found everywhere
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        self._values: frozenset[str] = frozenset()
+        self._spellings: Spellings | None = None
+        self.add(values)
+
+    def __bool__(self) -> bool:
+        return self._spellings is not None
+
+    def add(self, values: Iterable[str]) -> None:
+        """Hide these, too. Those before stay hidden: runs that began with them may go on. Raises ConfigError, which
+        doesn't show it, for what is too short."""
+        found = {line.strip() for value in values for line in (self._checked(value), *value.splitlines())}
+        wanted = self._values | {value for value in found if len(value) >= self.LEAST}
+        if wanted == self._values:
+            return
+        try:
+            from geckosched.spellings import Spellings
+        except ImportError as error:
+            raise ConfigError("secrets: they need the whole package, core.py alone can't hide them") from error
+        self._values, self._spellings = wanted, Spellings(wanted)
+
+    def _checked(self, value: str) -> str:
+        if not isinstance(value, str):
+            raise ConfigError(f"secrets: found {type(value).__name__}, allowed are texts")
+        if (length := len(value.strip())) < self.LEAST:
+            raise ConfigError(f"secrets: found one of {length} characters, allowed are {self.LEAST} and more")
+        return value
+
+    def hide(self, text: str) -> str:
+        """Return a text without the secrets. Hide first, then cut: half a secret is not found."""
+        return text if self._spellings is None else self._spellings.replace(text, "***")
+
+    def hide_in(self, value: Any) -> Any:
+        """Return a value without the secrets: in lists and dicts each text, of other things that show one a text."""
+        if self._spellings is None or value is None or isinstance(value, int | float):
+            return value
+        if isinstance(value, str):
+            return self.hide(value)
+        if isinstance(value, Mapping):
+            return {self.hide_in(key): self.hide_in(each) for key, each in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self.hide_in(each) for each in value]
+        text = _guard(lambda: repr(value))[0] or ""
+        return value if self.hide(text) == text else self.hide(text)
 
 
 # ======================================================================================================================
@@ -369,7 +423,8 @@ Duration = str | int | float | timedelta
 class SchedulerConfig:
     """Settings of a scheduler. Durations are text with units ("30s"), seconds or timedeltas; what a job sets wins.
 
-    `budgets` overrides rate or burst of budgets: `{"weather": {"rate": "30/m"}}`. Raises ConfigError naming the field.
+    `budgets` overrides rate or burst of budgets: `{"weather": {"rate": "30/m"}}`. `secrets` are texts that appear in
+    nothing the scheduler writes but collected rows and state. Raises ConfigError naming the field.
     """
 
     database: str | os.PathLike[str] = "geckosched.db"
@@ -386,8 +441,10 @@ class SchedulerConfig:
     retention_days: int = 30
     retention_runs: int = 10_000
     budgets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
+        Secrets(self.secrets)
         if str(self.database) in ("", ":memory:"):
             raise ConfigError(f"database: found {str(self.database)!r}, allowed is the path of a file")
         for name in ("max_workers", "max_consecutive_errors", "retention_days", "retention_runs"):
@@ -1628,7 +1685,8 @@ class CollectorRegistry:
     patience = 60.0
     warn_after = 5.0  # seconds
 
-    def __init__(self) -> None:
+    def __init__(self, secrets: Secrets | None = None) -> None:
+        self.secrets = Secrets() if secrets is None else secrets
         self.plugins: dict[str, PluginStatus] = {}
         self.collectors: dict[str, RegisteredCollector] = {}
         self.not_scheduled: dict[str, str] = {}
@@ -3204,6 +3262,7 @@ class Lead:
         self.instance_id = uuid.uuid4().hex[:12]
         self.started_at = clock.now()
         self.registry = registry
+        self.secrets = registry.secrets
         self.hooks = Hooks(registry)
         self.writer = Writer(store.open_writer(), clock, store.gate)
         self.work: queue.SimpleQueue[Execution | None] = queue.SimpleQueue()
@@ -4261,7 +4320,8 @@ class CollectionScheduler:
 
     def __init__(self, config: SchedulerConfig | None = None, *, clock: Clock | None = None) -> None:
         self.config = config or SchedulerConfig()
-        self.registry = CollectorRegistry()
+        self.secrets = Secrets(self.config.secrets)
+        self.registry = CollectorRegistry(self.secrets)
         self.lead: Lead | None = None
         self._clock = clock or Clock()
         self._store = Store(self.config.database)
