@@ -5,14 +5,19 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Callable
+import logging
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus, urlencode
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geckosched.core import CollectionScheduler, ConfigError, SchedulerConfig, Secrets
+from geckosched.core import CollectionScheduler, ConfigError, RunContext, SchedulerConfig, Secrets, collector
 
 # -- What is found -----------------------------------------------------------------------------------------------------
 
@@ -96,3 +101,126 @@ def test_settings_do_not_show_their_secrets_and_schedulers_share_none() -> None:
     assert "hunter2" not in repr(config)
     assert CollectionScheduler(config).secrets.hide("hunter2") == "***"
     assert CollectionScheduler().secrets.hide("hunter2") == "hunter2"
+
+
+# -- What a scheduler tells --------------------------------------------------------------------------------------------
+
+CANARY = "pa$$w0rd/of the+gecko"
+
+
+@pytest.fixture
+def records() -> Iterator[list[logging.LogRecord]]:
+    """What a host's handler is given, by the loggers of geckosched."""
+    kept: list[logging.LogRecord] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            kept.append(record)
+
+    handler = Handler()
+    log = logging.getLogger("geckosched")
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    yield kept
+    log.removeHandler(handler)
+    log.setLevel(logging.NOTSET)
+
+
+def shows_none(record: logging.LogRecord) -> bool:
+    """Whether whatever a handler may make of a record shows no canary."""
+    return Secrets([CANARY]).hide(f"{vars(record)!r} {logging.Formatter().format(record)}").count("***") == (
+        f"{vars(record)!r} {logging.Formatter().format(record)}".count("***")
+    )
+
+
+def test_the_records_of_a_run_show_none_whatever_handlers_the_host_has(
+    tmp_path: Path, records: list[logging.LogRecord]
+) -> None:
+    """Message, arguments, traceback, `extra` and stack are without them before anybody's handler sees the record."""
+
+    @collector("loud")
+    def loud(run: RunContext) -> None:
+        run.log.info("key %s", CANARY, extra={"key": CANARY, "keys": [{CANARY: 1}], "bytes": CANARY.encode()})
+        run.log.getChild("deeper").warning(CANARY.upper(), stack_info=True)
+        run.log.info("not a number: %d", CANARY)
+        try:
+            raise ValueError(CANARY)
+        except ValueError as error:
+            error.add_note(CANARY)
+            run.log.exception("failed with %r", error)
+
+    scheduler = CollectionScheduler(SchedulerConfig(database=tmp_path / "x.db", secrets=(CANARY,)))
+    scheduler.register_collector(loud)
+    scheduler.execute_collector_now("loud")
+    ours = [record for record in records if record.name.startswith("geckosched.job.loud")]
+    assert len(ours) == 4
+    assert all(shows_none(record) for record in records)
+    assert [record.getMessage() for record in ours][:2] == ["key ***", "***"]
+    assert ours[0].funcName == "loud"  # it is still told where the call stands
+    assert "ValueError: ***\n***" in (ours[3].exc_text or "")
+
+
+def test_without_secrets_records_are_what_they_were(tmp_path: Path, records: list[logging.LogRecord]) -> None:
+    """A host that reads arguments and exceptions from records still can."""
+
+    @collector("plain")
+    def plain(run: RunContext) -> None:
+        run.log.error("key %s", "x", exc_info=ValueError("y"))
+
+    scheduler = CollectionScheduler(SchedulerConfig(database=tmp_path / "x.db"))
+    scheduler.register_collector(plain)
+    scheduler.execute_collector_now("plain")
+    (record,) = [record for record in records if record.name == "geckosched.job.plain"]
+    assert record.args == ("x",)
+    assert record.exc_info is not None
+
+
+def test_levels_and_handlers_of_a_run_s_logger_are_the_host_s(tmp_path: Path) -> None:
+    """`run.log` is the logger `geckosched.job.JOB_ID` in all but what its records show."""
+    theirs = logging.getLogger("geckosched.job.levels")
+    seen: list[object] = []
+
+    @collector("levels")
+    def levels(run: RunContext) -> None:
+        theirs.setLevel(logging.ERROR)
+        seen.append(run.log.isEnabledFor(logging.WARNING))
+        run.log.setLevel(logging.DEBUG)
+        seen.append((theirs.level, run.log.isEnabledFor(logging.DEBUG), run.log.handlers is theirs.handlers))
+
+    scheduler = CollectionScheduler(SchedulerConfig(database=tmp_path / "x.db", secrets=(CANARY,)))
+    scheduler.register_collector(levels)
+    scheduler.execute_collector_now("levels")
+    assert seen == [False, (logging.DEBUG, True, True)]
+
+
+@dataclass
+class Options:
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        if self.key:
+            raise ValueError(f"key {self.key}")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"options": {"key": CANARY}}, {"every": CANARY}, {"at": CANARY}, {"timeout": CANARY}]
+)
+def test_what_registering_objects_to_shows_none(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Neither the ConfigError nor what it came from, which a traceback would print, shows what was found."""
+    scheduler = CollectionScheduler(SchedulerConfig(database=tmp_path / "x.db", secrets=(CANARY,)))
+    with pytest.raises(ConfigError) as caught:
+        scheduler.register_collector(collector("c", options=Options)(print), **settings)
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+    assert "***" in str(caught.value)
+
+
+def test_what_is_cut_is_cut_after_hiding() -> None:
+    """Half a secret at the end of a shortened text would be found by nobody."""
+    secrets = Secrets([CANARY])
+    for filler in range(960, 1010):
+        told = secrets.one_line(ValueError("x" * filler + CANARY + "y" * 600))
+        assert not any(part in told for part in (CANARY[:4], CANARY[-4:]))
+    for filler in range(19_970, 20_010):
+        told = secrets.lines([CANARY, "z" * filler])
+        assert len(told) <= 20_000
+        assert not any(part in told for part in (CANARY[:4], CANARY[-4:]))
