@@ -1664,6 +1664,7 @@ OUR_OPTIONS = ("use", "every", "at", "timeout", "priority", "max_consecutive_err
 
 
 OptionsReader = Callable[[type, Mapping[str, Any], str], Any]
+TablesReader = Callable[["CollectorRegistry"], Mapping[str, Mapping[str, Any]]]
 
 
 def read_options(options_type: type, values: Mapping[str, Any], where: str) -> Any:
@@ -4615,11 +4616,13 @@ class CollectionScheduler:
     def load_plugins(
         self, only: Iterable[str] | None = None, *, disable: Iterable[str] = (),
         load: Iterable[str | os.PathLike[str]] = (), settings: Mapping[str, Mapping[str, Any]] | None = None,
-        collectors: Mapping[str, Mapping[str, Any]] | None = None, read_options: OptionsReader = read_options,
+        collectors: Mapping[str, Mapping[str, Any]] | TablesReader | None = None,
+        read_options: OptionsReader = read_options,
     ) -> None:
         """Register the installed plugins (and the files of `load`) and schedule their collectors.
 
-        `settings` and `collectors` are the tables `[plugins.NAME]` and `[collectors.X]` of the configuration. A
+        `settings` and `collectors` are the tables `[plugins.NAME]` and `[collectors.X]` of the configuration, the
+        latter perhaps as a function that makes them once it is handed the registry, with what the plugins brought. A
         collector without a table runs at its own interval if it needs no options, else `registry.not_scheduled` says
         what it needs; one with `enabled = False` is off unless its table says otherwise. A broken plugin is kept in
         `registry.plugins` with the reason and raises nothing; tables that can't be used raise one ConfigError, with a
@@ -4629,7 +4632,8 @@ class CollectionScheduler:
         for path in load:
             self.registry.load_file(path, settings or {})
         self.registry.load_entry_points(only, disable, settings or {})
-        self._schedule(collectors or {}, read_options)
+        tables = collectors(self.registry) if callable(collectors) else collectors
+        self._schedule(tables or {}, read_options)
 
     @_without_secrets
     def add_plugin(self, plugin: object, name: str | None = None) -> str:
