@@ -6,9 +6,11 @@ import base64
 import html
 import json
 import logging
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus, urlencode
@@ -18,6 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geckosched.core import CollectionScheduler, ConfigError, RunContext, SchedulerConfig, Secrets, collector
+from geckosched.spellings import base64_cores
+from tests.shell import finish, geckosched, make_site, start, wait_until
 
 # -- What is found -----------------------------------------------------------------------------------------------------
 
@@ -224,3 +228,214 @@ def test_what_is_cut_is_cut_after_hiding() -> None:
         told = secrets.lines([CANARY, "z" * filler])
         assert len(told) <= 20_000
         assert not any(part in told for part in (CANARY[:4], CANARY[-4:]))
+
+
+# -- Everywhere at once ------------------------------------------------------------------------------------------------
+
+BEGIN, END = "zq7Canary", "tail9Xz"  # what of a planted secret looks the same in most writings
+PLANTED = f"{BEGIN}/\"pä ss'&100%+\\{END}"
+FROM_FILE = f"{BEGIN}-of-a-file\n{END}-second line"
+
+LEAKS = '''
+import base64, json, threading, urllib.parse
+from dataclasses import dataclass, field
+from pathlib import Path
+import requests
+from geckosched import Batch, SkipRun, collector, hookimpl
+from geckosched.http import Session
+
+@dataclass
+class Options:
+    key: str = ""
+    port: int = 0
+    keys: list[str] = field(default_factory=list)
+    nested: dict[str, str] = field(default_factory=dict)
+
+COLLECTORS, SETTINGS = [], {}
+
+def leak(name, **more):
+    def register(function):
+        COLLECTORS.append(collector(name, every="1d", options=Options, max_consecutive_errors=1, **more)(function))
+    return register
+
+@leak("a-url")
+def a_url(run):
+    requests.get("http://127.0.0.1:1/", params={"key": run.options.key}, timeout=5)
+
+@leak("an-option")
+def an_option(run):
+    raise ValueError(f"{run.options} {run.settings}")
+
+@leak("a-chain")
+def a_chain(run):
+    key = run.options.key
+    try:
+        raise KeyError(key)
+    except KeyError as cause:
+        error = type(key, (Exception,), {})(json.dumps({"key": key}))
+        error.add_note(urllib.parse.quote_plus(key))
+        raise error from cause
+
+@leak("cut")
+def cut(run):
+    raise ValueError("x" * 990 + run.options.key)
+
+@leak("targets")
+def targets(run):
+    for number in range(30):
+        with run.target("y" * number * 20 + run.options.keys[0]):
+            raise ValueError(run.options.key)
+    run.problem("by text " + run.options.nested["deep"], "said " + run.options.key)
+    run.lost(run.options.key, 3, 0, 1)
+    with run.target("well " + run.options.key):
+        pass
+
+@leak("a-skip")
+def a_skip(run):
+    raise SkipRun("no " + run.options.key, again_after=3600)
+
+@leak("logs")
+def logs(run):
+    key = run.options.key
+    run.log.info("key %s", key)
+    run.log.warning("%r", {"auth": base64.b64encode(f"user:{key}".encode()).decode()}, extra={"key": key})
+    try:
+        raise ValueError(key)
+    except ValueError:
+        run.log.exception("with a traceback")
+
+@leak("http")
+def http(run):
+    key = run.options.key
+    with Session(run, retries=0) as session:
+        session.headers["X-Key"] = urllib.parse.quote(key)
+        session.auth = ("user", key)
+        url = f"http://127.0.0.1:{run.options.port}"
+        for path in ("/boom", "/page", "/away", "/" + urllib.parse.quote(key, safe="")):
+            with run.target(path):
+                answer = session.get(url + path, params={"key": key})
+                answer.raise_for_status()
+                answer.json()
+        with run.target("a text"):
+            raise ValueError(session.get(url + "/page", params={"key": key}).text)
+
+@leak("rows", enabled=False)
+def rows(run):
+    run.state["key"] = run.options.key
+    yield Batch("leaked", [{"key": run.options.key, "bytes": run.options.key.encode()}])
+
+@leak("hangs")
+def hangs(run):
+    key = run.options.key
+    Path("hangs").touch()
+    threading.Event().wait()
+
+@leak("off", calls_per_run=lambda options: int(options.key))
+def off(run): ...
+
+@hookimpl
+def register_collectors(register, settings):
+    SETTINGS.update(settings)
+    for each in COLLECTORS:
+        register(each)
+
+@hookimpl
+def run_finished(run):
+    raise RuntimeError("of a hook: " + SETTINGS["token"] + str(run))
+
+@hookimpl
+def register_commands(app):
+    @app.command()
+    def shout():
+        raise RuntimeError(SETTINGS["token"])
+'''
+
+BROKEN = '''
+from geckosched import hookimpl
+
+@hookimpl
+def register_collectors(register, settings):
+    raise ValueError(f"bad settings {settings}")
+'''
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Repeats what was asked, as error pages like to."""
+
+    def do_GET(self) -> None:
+        body = f"<p>{html.escape(self.path)} {self.headers}".encode()
+        self.send_response({"/boom": 500, "/away": 302}.get(self.path.partition("?")[0], 200))
+        self.send_header("Location", f"/boom?again={self.path}")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def echo() -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def leaks(data: bytes) -> list[str]:
+    """Return what of the planted secrets is in some bytes: a piece of them, or what base64 makes of one."""
+    wanted = [text.lower().encode() for text in (BEGIN, END)]
+    wanted += [core.lower().encode() for core in base64_cores(PLANTED)]
+    lower = data.lower()
+    return [repr(data[max(0, lower.index(each) - 60) :][:160]) for each in wanted if each in lower]
+
+
+def test_a_planted_secret_appears_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, echo: int) -> None:
+    """K1 as an operator sees it: a real process leaks its secrets in every way we know of, and neither the bytes of the
+    store nor anything that a command prints has a piece of them, in whatever writing."""
+    site = make_site(tmp_path, monkeypatch)
+    info = site / "geckosched_fake-1.2.dist-info"
+    (info / "entry_points.txt").write_text("[geckosched]\nleak = leak\nbroken = broken\n", encoding="utf-8")
+    (site / "leak.py").write_text(LEAKS, encoding="utf-8")
+    (site / "broken.py").write_text(BROKEN, encoding="utf-8")
+    monkeypatch.setenv("GECKOSCHED_LOAD_PLUGINS", "leak,broken")
+    monkeypatch.setenv("CANARY", PLANTED)
+    monkeypatch.setenv("GECKOSCHED_PLUGINS__BROKEN__TOKEN", "env:CANARY")
+    Path("token").write_text(f"{FROM_FILE}\n", encoding="utf-8")
+    jobs = ("a-url", "an-option", "a-chain", "cut", "targets", "a-skip", "logs", "http", "rows", "hangs", "off")
+    config = '[scheduler]\nmax_workers = 12\nshutdown_timeout = "1s"\n[plugins.leak]\ntoken = "file:token"\n'
+    options = f'key = "env:CANARY"\nport = {echo}\nkeys = ["env:CANARY"]\nnested = {{deep = "file:token"}}\n'
+    config += "".join(f"[collectors.{job}]\n{options}" for job in jobs)
+    Path("geckosched.toml").write_text(config, encoding="utf-8")
+
+    def all_have_run() -> bool:
+        ended = {run.job_id for run in CollectionScheduler().get_runs() if run.outcome}
+        return Path("hangs").exists() and ended >= {*jobs} - {"rows", "hangs"}
+
+    process = start("run", "--for", "40s")
+    wait_until(lambda: process.poll() is not None or all_have_run())
+    process.terminate()
+    printed = [finish(process)]
+    runs = CollectionScheduler().get_runs()
+    outcomes = {run.job_id: str(run.outcome) for run in runs}
+    failed = dict.fromkeys(("a-url", "an-option", "a-chain", "cut"), "failed")
+    assert outcomes == {**failed, "targets": "partial", "http": "failed", "a-skip": "skipped", "logs": "succeeded",
+                        "hangs": "interrupted", "off": "succeeded"}  # fmt: skip
+    printed += [geckosched("runs", str(run.id)) for run in runs if run.traceback]
+    printed += [
+        geckosched(*command.split())
+        for command in (
+            "status", "status --json", "status http", "runs", "runs --json", "plugins", "plugins --json", "check",
+            "check --json", "trigger rows --dry-run", "trigger rows --dry-run --json", "trigger an-option",
+            "trigger an-option --json", "leak shout", "leak whisper", "disable http",
+        )
+    ]  # fmt: skip
+    for each in printed:
+        assert not leaks(each.out.encode() + each.err.encode())
+    stored = b"".join(path.read_bytes() for path in Path().glob("geckosched.db*"))
+    assert b"ConnectionError" in stored
+    assert not leaks(stored)
+    said = "".join(each.out + each.err for each in printed)
+    assert "***" in said
+    assert '"key": "***"' in said  # the dry run's state, as JSON
+    assert "RuntimeError: of a hook: " in said
