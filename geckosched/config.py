@@ -340,7 +340,7 @@ class Sources:
     path: Path | None = None
     document: Table = field(default_factory=dict)
     variables: tuple[Variable, ...] = ()
-    environ: Mapping[str, str] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def folder(self) -> Path:
@@ -390,22 +390,23 @@ def _known(
     way: tuple[str, ...], table: Table, registry: CollectorRegistry | None = None, jobs: Iterable[str] = ()
 ) -> Iterable[str]:
     """Return which keys may be in a table, for variables that lead through it."""
+    brought = registry.withheld | registry.collectors if registry else {}
     if len(way) < 2:
         names: Iterable[str] = _KEYS.get(way[0], ()) if way else _TABLES
         if way == ("plugins",):
             names = [*names, *installed_plugins(), *(Path(each).stem for each in table.get("load", ()))]
         if way == ("collectors",):
-            names = [*jobs, *(registry.collectors if registry else ())]
-        if way == ("budgets",) and registry:
-            budgets = (getattr(each.collector, "budget", None) for each in registry.collectors.values())
+            names = [*jobs, *brought]
+        if way == ("budgets",):
+            budgets = (getattr(each.collector, "budget", None) for each in brought.values())
             names = [each.name for each in budgets if each is not None]
         return names
     if way[0] == "budgets":
         return _BudgetTable.model_fields
     if way[0] != "collectors" or len(way) > 2:
         return ()
-    brought = registry.collectors.get(str(table.get("use", way[1]))) if registry else None
-    options = getattr(brought.collector, "Options", None) if brought else None
+    used = brought.get(str(table.get("use", way[1])))
+    options = getattr(used.collector, "Options", None) if used else None
     return [*OUR_OPTIONS, *(each.name for each in dataclasses.fields(options))] if options else OUR_OPTIONS
 
 

@@ -1753,6 +1753,7 @@ class CollectorRegistry:
         self.log = SafeLogger(log, self.secrets)
         self.plugins: dict[str, PluginStatus] = {}
         self.collectors: dict[str, RegisteredCollector] = {}
+        self.withheld: dict[str, RegisteredCollector] = {}  # of plugins whose settings are wrong: to judge options by
         self.not_scheduled: dict[str, str] = {}
         self.off_by_default: set[str] = set()  # job ids: their collectors say so, and the configuration doesn't object
         self._listeners: dict[str, tuple[str, ...]] = {}
@@ -1809,6 +1810,8 @@ class CollectorRegistry:
         if error is None:
             _, error = _guard(lambda: self._register(name, load, settings, brought))
         if error is not None:
+            if isinstance(error.__cause__, ConfigError):
+                self.withheld.update((each, RegisteredCollector(brought[each], name, settings)) for each in brought)
             brought.clear()
             if not taken:
                 self._managers.pop(name, None)
@@ -4668,6 +4671,10 @@ class CollectionScheduler:
         name = str(table.get("use", job_id))
         known = self.registry.collectors.get(name)
         where = f"[collectors.{job_id}]"
+        own = {key: value for key, value in table.items() if key not in OUR_OPTIONS}
+        withheld = self.registry.withheld.get(name) if known is None else None
+        if withheld is not None and (options_type := getattr(withheld.collector, "Options", None)) is not None:
+            reader(options_type, own, where)  # what is wrong with it is said with what is wrong with its plugin
         if known is None:
             text = f'{where} no installed collector is called "{name}"{_closest(name, self.registry.collectors)}'
             broken = [plugin.name for plugin in self.registry.plugins.values() if not plugin.ok]
@@ -4678,7 +4685,6 @@ class CollectionScheduler:
             self._log.warning("%s", text)
             return
         ours = {key: value for key, value in table.items() if key in OUR_OPTIONS and key != "use"}
-        own = {key: value for key, value in table.items() if key not in OUR_OPTIONS}
         options_type = getattr(known.collector, "Options", None)
         options = own if options_type is None else reader(options_type, own, where)
         self._register_of_plugin(name, job_id, options=options, **ours)

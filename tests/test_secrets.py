@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geckosched.config import load_configuration
 from geckosched.core import CollectionScheduler, ConfigError, RunContext, SchedulerConfig, Secrets, collector
 from geckosched.spellings import base64_cores
 from tests.shell import finish, geckosched, make_site, start, wait_until
@@ -230,6 +231,171 @@ def test_what_is_cut_is_cut_after_hiding() -> None:
         assert not any(part in told for part in (CANARY[:4], CANARY[-4:]))
 
 
+# -- Secrets in the configuration --------------------------------------------------------------------------------------
+
+SECRET = "hunter2-0042"
+
+KEYED = """
+from dataclasses import dataclass, field
+from geckosched import collector, hookimpl
+
+@dataclass
+class Options:
+    key: str = ""
+    number: int = 0
+    wait: int = 5
+    keys: list[str] = field(default_factory=list)
+    tables: dict[str, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.key.startswith("bad"):
+            raise ValueError(f"key: {self.key} is bad")
+
+@collector("keyed", options=Options)
+def keyed(run): ...
+
+@collector("free")
+def free(run): ...
+
+@hookimpl
+def register_collectors(register, settings):
+    register(keyed)
+    register(free)
+"""
+
+
+@pytest.fixture
+def schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., CollectionScheduler]:
+    """Have a scheduler load the plugin above as a file and an environment say."""
+    monkeypatch.chdir(tmp_path)
+    Path("keyed.py").write_text(KEYED, encoding="utf-8")
+    Path("etc").mkdir()
+
+    def load(text: str, **environ: str) -> CollectionScheduler:
+        head = '[plugins]\nload = ["../keyed.py"]\ndisable = ["geckoterminal"]\n'
+        Path("etc/geckosched.toml").write_text(head + text, encoding="utf-8")
+        configuration = load_configuration(Path("etc/geckosched.toml"), environ)
+        assert not any(SECRET in text for text in (repr(configuration), str(configuration.sources)))
+        scheduler = CollectionScheduler(configuration.scheduler)
+        configuration.load_plugins(scheduler)
+        return scheduler
+
+    return load
+
+
+Schedule = Callable[..., CollectionScheduler]
+
+
+def refused(schedule: Schedule, text: str, **environ: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        schedule(text, **environ)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    return str(caught.value)
+
+
+def test_secrets_are_read_wherever_they_stand_and_by_their_declared_type(schedule: Schedule) -> None:
+    """In options, lists and tables within, in a plugin's settings and in the environment."""
+    Path("etc/token").write_text(f"{SECRET}\r\n", encoding="utf-8")
+    text = """
+    [plugins.keyed]
+    token = "file:token"
+    deep.er = ["env:KEY", 3]
+    [collectors.keyed]
+    key = "env:KEY"
+    number = "env:NUMBER"
+    keys = ["plain", "env:KEY"]
+    tables.a = [1, "env:NUMBER"]
+    [collectors.free]
+    anything = { key = "env:KEY" }
+    """
+    environ = {"KEY": f"{SECRET}\n", "NUMBER": "1234567", "GECKOSCHED_COLLECTORS__KEYED__WAIT": "env:NUMBER"}
+    scheduler = schedule(text, **environ)
+    options = {name: each.options for name, each in scheduler._registrations.items()}
+    keyed = options["keyed"]
+    assert (keyed.key, keyed.number, keyed.wait) == (f"{SECRET}\n", 1234567, 1234567)
+    assert (keyed.keys, keyed.tables) == (["plain", f"{SECRET}\n"], {"a": [1, 1234567]})
+    assert options["free"] == {"anything": {"key": f"{SECRET}\n"}}
+    settings = scheduler.registry.collectors["keyed"].settings
+    assert settings == {"token": SECRET, "deep": {"er": [f"{SECRET}\n", 3]}}
+    assert {type(each) for each in (keyed.key, settings["token"], settings["deep"]["er"][0])} == {str}
+    assert scheduler.secrets.hide(f"{SECRET} 1234567") == "*** ***"
+
+
+def test_a_secret_that_is_a_list_is_one_and_so_are_its_texts(schedule: Schedule) -> None:
+    """Its parts are used and shown alone; and a JSON text of the environment may name secrets."""
+    environ = {"KEYS": f'["{SECRET}", "{SECRET}-b"]', "KEY": "swordfish"}
+    environ["GECKOSCHED_COLLECTORS__FREE__KEYS"] = '["env:KEY"]'
+    scheduler = schedule('[collectors.keyed]\nkeys = "env:KEYS"', **environ)
+    assert scheduler._registrations["keyed"].options.keys == [SECRET, f"{SECRET}-b"]
+    assert scheduler._registrations["free"].options == {"keys": ["swordfish"]}
+    assert scheduler.secrets.hide(f"{SECRET}-b swordfish") == "*** ***"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('key = "env:NONE"', "[collectors.keyed] key: env:NONE: no variable has this name"),
+        ('key = "env:"', "[collectors.keyed] key: env:: the name of a variable is missing"),
+        ('key = "env:SHORT"', "[collectors.keyed] key: env:SHORT: a secret of 3 characters, allowed are 6 and more"),
+        ('key = "env:BYTES"', "[collectors.keyed] key: env:BYTES: not UTF-8 text"),
+        ('key = "file:none"', "[collectors.keyed] key: file:none: No such file or directory"),
+        ('key = "file:."', "[collectors.keyed] key: file:.: Is a directory"),
+        ('key = "file:bytes"', "[collectors.keyed] key: file:bytes: not UTF-8 text"),
+        ('keys = ["a", "env:NONE"]', "[collectors.keyed] keys[1]: env:NONE: no variable has this name"),
+        ('tables.a = ["env:NONE"]', "[collectors.keyed] tables.a[0]: env:NONE: no variable has this name"),
+    ],
+)
+def test_a_secret_that_cannot_be_read_is_one_line(schedule: Schedule, text: str, said: str) -> None:
+    """File, table, key, and what is wrong; no part of it is shown."""
+    Path("etc/bytes").write_bytes(b"\xff\xfe123456")
+    environ = {"SHORT": " abc ", "BYTES": "\udcff123456"}
+    assert refused(schedule, f"[collectors.keyed]\n{text}", **environ) == f"etc/geckosched.toml: {said}"
+
+
+def test_a_secret_of_a_plugin_s_settings_that_is_missing_names_its_table_or_its_variable(schedule: Schedule) -> None:
+    """As in a job's table."""
+    said = refused(schedule, '[plugins.keyed]\nt = "env:NONE"', GECKOSCHED_PLUGINS__KEYED__U="file:none")
+    assert said.splitlines() == [
+        "etc/geckosched.toml: [plugins.keyed] t: env:NONE: no variable has this name",
+        "GECKOSCHED_PLUGINS__KEYED__U: file:none: No such file or directory",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[collectors.keyed]\nnumber = "env:KEY"', "[collectors.keyed] number: found ***, allowed is a whole number"),
+        ('[collectors.keyed]\ntables = "env:KEY"', "[collectors.keyed] tables: found ***, allowed is a table"),
+        ('[collectors.keyed]\ntables.a = [1, "env:KEY"]', "[collectors.keyed] tables.a[1]: found ***, allowed is a w"),
+        ('[collectors.keyed]\ntables = ["env:KEY"]', "[collectors.keyed] tables: found ***, allowed is a table"),
+        ('[collectors.keyed]\nkey = "env:BAD"', "[collectors.keyed] key: *** is bad"),
+        ('[collectors.keyed]\nevery = "env:KEY"', "[collectors.keyed] every: found ***, allowed are durations"),
+        ('[collectors.keyed]\nevery = "env:DIGITS"', "[collectors.keyed] every: found ***, a duration needs a unit"),
+        ('[collectors.keyed]\nat = "env:KEY"', "[collectors.keyed] at: found '***', allowed is"),
+        ('[collectors.keyed]\nuse = "env:KEY"', '[collectors.keyed] no installed collector is called "***"'),
+        ('[scheduler]\nmax_workers = "env:KEY"', "[scheduler] max_workers: found ***, allowed is a whole number"),
+        ('[scheduler]\nmax_workers = "env:NEGATIVE"', "[scheduler] max_workers: found ***, allowed is at least 1"),
+        ('[scheduler]\ntimezone = "env:KEY"', "[scheduler] timezone: found '***', allowed are"),
+        ('[scheduler]\ncatchup = "env:KEY"', "[scheduler] catchup: found ***, allowed is 'latest' or 'none'"),
+        ('[budgets.x]\nrate = "env:KEY"', "[budgets.x] rate: found '***'"),
+    ],
+)
+def test_what_is_wrong_with_a_secret_is_said_without_it(schedule: Schedule, text: str, said: str) -> None:
+    """Neither the line nor what it came from shows it, whoever objects: we, pydantic, the core or the collector."""
+    environ = {"KEY": SECRET, "BAD": f"bad {SECRET}", "DIGITS": "12345678", "NEGATIVE": "-0000123"}
+    found = refused(schedule, text, **environ)
+    assert said in found
+    assert not any(each in found for each in ("12345678", "123"))
+
+
+def test_a_long_secret_is_not_cut_into_view(schedule: Schedule) -> None:
+    """A value found is shown shortened, and half a secret would not be hidden."""
+    long = SECRET + "x" * 60
+    assert "hunter2" not in refused(schedule, '[collectors.keyed]\nnumber = "env:KEY"', KEY=long)
+    assert "hunter2" not in refused(schedule, '[collectors.keyed]\ntables = ["env:KEY"]', KEY=long)
+    assert "hunter2" not in refused(schedule, '[scheduler]\nmax_workers = ["env:KEY"]', KEY=long)
+
+
 # -- Everywhere at once ------------------------------------------------------------------------------------------------
 
 BEGIN, END = "zq7Canary", "tail9Xz"  # what of a planted secret looks the same in most writings
@@ -283,7 +449,7 @@ def cut(run):
 @leak("targets")
 def targets(run):
     for number in range(30):
-        with run.target("y" * number * 20 + run.options.keys[0]):
+        with run.target("y" * number * 25 + run.options.keys[0]):
             raise ValueError(run.options.key)
     run.problem("by text " + run.options.nested["deep"], "said " + run.options.key)
     run.lost(run.options.key, 3, 0, 1)
@@ -430,6 +596,7 @@ def test_a_planted_secret_appears_nowhere(tmp_path: Path, monkeypatch: pytest.Mo
             "trigger an-option --json", "leak shout", "leak whisper", "disable http",
         )
     ]  # fmt: skip
+    printed += [geckosched("status", PLANTED), geckosched("trigger", PLANTED, "--no-wait"), geckosched(PLANTED)]
     for each in printed:
         assert not leaks(each.out.encode() + each.err.encode())
     stored = b"".join(path.read_bytes() for path in Path().glob("geckosched.db*"))
