@@ -20,6 +20,7 @@ from geckosched.config import (
 )
 from geckosched.core import CollectionScheduler, ConfigError, parse_duration
 from geckosched.outside import Secret, Text, typed
+from tests.shell import invoke
 
 PLUGIN = """
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ class Options:
     limit: int | None = None
     weights: dict[str, int] = field(default_factory=dict)
     mode: str = "new"
+    minTemp: int = 0
 
 @collector("weather-hourly", every="1h", options=Options, budget=Budget("Weather.Org", rate="10/m"))
 def weather(run): ...
@@ -178,9 +180,11 @@ def test_names_may_hold_what_parts_names() -> None:
 
 
 def test_a_new_job_is_made_by_use() -> None:
-    """What is known nowhere is called as the variable has it, in lower case."""
-    scheduler = schedule(COLLECTORS__SOUTH__USE="weather-hourly", COLLECTORS__SOUTH__CITIES='["Rome"]')
-    assert options(scheduler, "south").cities == ["Rome"]
+    """What is known nowhere is called as the variable has it, in lower case; `use` says which options there are."""
+    scheduler = schedule(
+        COLLECTORS__SOUTH__USE="weather-hourly", COLLECTORS__SOUTH__CITIES='["Rome"]', COLLECTORS__SOUTH__MINTEMP="3"
+    )
+    assert (options(scheduler, "south").cities, options(scheduler, "south").minTemp) == (["Rome"], 3)
 
 
 def test_a_budget_is_found_by_what_the_collectors_call_it() -> None:
@@ -332,6 +336,36 @@ def test_what_is_wrong_with_a_table_that_the_file_lacks_names_the_variable_that_
         "GECKOSCHED_COLLECTORS__WEATHER_HOURLY__EVERY: [collectors.weather-hourly] cities: missing; "
         "the collector needs it"
     ]
+
+
+# -- The command line --------------------------------------------------------------------------------------------------
+
+
+def test_check_judges_the_environment_and_the_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it in one round, each with where it is, and exit code 2."""
+    Path("geckosched.toml").write_text('[plugins.x]\nkey = "env:NONE"\n[collectors.y]\nevery = 5', encoding="utf-8")
+    monkeypatch.setenv("GECKOSCHED_LOAD_PLUGINS", "none")
+    monkeypatch.setenv("GECKOSCHED_SCHEDULER__MAX_WORKER", "3")
+    monkeypatch.setenv("GECKOSCHED_DATABASE", "x.db")
+    result = invoke("check")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "geckosched: GECKOSCHED_DATABASE: unknown, did you mean GECKOSCHED_SCHEDULER__DATABASE?",
+        "geckosched: geckosched.toml: [plugins.x] key: env:NONE: no variable has this name",
+        'geckosched: GECKOSCHED_SCHEDULER__MAX_WORKER: unknown key, did you mean "max_workers"?',
+        'geckosched: geckosched.toml: [collectors.y] every: found 5, a duration needs a unit, such as "30s"',
+    ]
+
+
+def test_a_job_that_the_environment_switches_off_is_switched_on_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`enable` says where, since the file would be searched in vain."""
+    Path("geckosched.toml").write_text('[plugins]\nload = ["weather.py"]', encoding="utf-8")
+    monkeypatch.setenv("GECKOSCHED_LOAD_PLUGINS", "none")
+    monkeypatch.setenv("GECKOSCHED_COLLECTORS__FREE__ENABLED", "false")
+    result = invoke("enable", "free")
+    assert (result.exit_code, result.stderr) == (
+        1, "geckosched: GECKOSCHED_COLLECTORS__FREE__ENABLED says that free is enabled = false, so change it there\n"
+    )  # fmt: skip
 
 
 # -- Types -------------------------------------------------------------------------------------------------------------
