@@ -3559,6 +3559,7 @@ class Watcher:
 
     def __init__(self, lead: Callable[[], Lead | None], seek: Callable[[], object]) -> None:
         self.inbox = Inbox()
+        self.last_turn = 0.0  # by time.monotonic
         self._lead = lead
         self._seek = seek
         self._seen = 0
@@ -3580,6 +3581,7 @@ class Watcher:
                 self._checkup.turn(lead)
         except Exception as error:  # without this loop there is no heartbeat, no request, no take-over
             log.warning("watcher: %s", _one_line(error))
+        self.last_turn = time.monotonic()
         return True
 
     def _beat(self, lead: Lead) -> None:
@@ -3650,6 +3652,11 @@ class Ticker:
         self._doubt = SECOND
 
     @property
+    def running(self) -> int:
+        """How many runs go on."""
+        return len(self._running)
+
+    @property
     def is_busy(self) -> bool:
         """Whether a run is going on or waits."""
         return bool(self._running or self._waiting)
@@ -3685,6 +3692,7 @@ class Ticker:
         for call, *arguments in self.inbox.drain():
             call(*arguments)
         if self._stopping:
+            self.last_turn = self._clock.now()
             if not self._running:
                 self._close_the_door()
             return bool(self._running)
@@ -4549,6 +4557,15 @@ class CollectionScheduler:
     @property
     def state(self) -> SchedulerState:
         return self._state
+
+    @property
+    def last_turn(self) -> tuple[SchedulerState, float] | None:
+        """When the loop that all depends on turned last: the ticker in the leader, the watcher in a standby; None
+        before. Only whether it differs from before means something: a watchdog is fed by that."""
+        if (lead := self.lead) is not None:
+            return SchedulerState.RUNNING, lead.ticker.last_turn
+        watcher = self._watcher
+        return None if watcher is None else (SchedulerState.STANDBY, watcher.last_turn)
 
     def get_status(self) -> Status:
         """Return scheduler, jobs and plugins: what the store says, wherever the leader is, and the jobs that are
