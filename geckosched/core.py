@@ -1935,7 +1935,7 @@ def check_collector(made: Any) -> str:
 
 # busy, locked, nomem, readonly, ioerr, corrupt, full, cantopen, protocol, notadb
 _FILE_ERRORS = frozenset((5, 6, 7, 8, 10, 11, 13, 14, 15, 26))
-_JOB_COLUMNS: dict[str, Any] = {
+_JOB_COLUMNS: dict[str, Any] = {  # of the first schema; what came later stands in its migration
     "job_id": str, "collector": str, "plugin": str, "every": str, "at": str, "quiet": str, "enabled": int,
     "disabled_at": str, "state": str, "breaker": str, "consecutive_errors": int, "consecutive_rate_limits": int,
     "opened_at": str, "retry_at": str, "next_run_at": str, "last_run_id": int, "last_scheduled_for": str,
@@ -1957,7 +1957,8 @@ _INSTANCE_COLUMNS: dict[str, Any] = {
 }
 
 
-_MIGRATIONS = ("m001_first_schema",)
+_MIGRATIONS = ("m001_first_schema", "m002_statistics")
+_FLAWED = "outcome NOT IN ('succeeded', 'skipped')"  # something was left undone; the words of an index's condition
 
 
 def _migrations() -> Any:
@@ -1984,6 +1985,22 @@ def _migrations() -> Any:
         db["geckosched_budgets"].create(
             {"name": str, "rate": str, "burst": int, "calls": str, "closed_until": str}, pk="name")
         db["geckosched_instances"].create(_INSTANCE_COLUMNS, pk="id")
+
+    @migrations()
+    def m002_statistics(db: Any) -> None:
+        for column in ("succeeded INTEGER DEFAULT 0", "calls INTEGER DEFAULT 0", "last_success_id INTEGER"):
+            db.execute(f"ALTER TABLE geckosched_jobs ADD COLUMN {column}")
+        # A job that was another collector's once has runs in the history that its counters don't know: hence min().
+        db.execute("""
+            UPDATE geckosched_jobs SET succeeded = min(h.succeeded, max(0, runs - errors)), calls = h.calls,
+                   last_success_id = h.last_success_id
+              FROM (SELECT job_id, sum(outcome IN ('succeeded', 'partial')) AS succeeded, sum(calls) AS calls,
+                           max(CASE WHEN outcome IN ('succeeded', 'partial') THEN id END) AS last_success_id
+                      FROM geckosched_runs WHERE outcome IS NOT NULL GROUP BY job_id) h
+             WHERE h.job_id = geckosched_jobs.job_id""")
+        db.execute(f"CREATE INDEX geckosched_runs_flawed ON geckosched_runs (id) WHERE {_FLAWED}")
+        db.execute(f"CREATE INDEX geckosched_runs_flawed_of_job ON geckosched_runs (job_id) WHERE {_FLAWED}")
+        db.execute("CREATE INDEX geckosched_losses_of_run ON geckosched_losses (run_id)")
 
     return migrations
 
@@ -2509,8 +2526,9 @@ class CloseRun(Message):
 _CLOSE_JOB = """
     UPDATE geckosched_jobs SET breaker=?, consecutive_errors=?, consecutive_rate_limits=?, opened_at=?, retry_at=?,
         next_run_at=?, last_run_id=?, last_scheduled_for=?, last_success_at=coalesce(?, last_success_at),
-        last_sign_at=coalesce(?, last_sign_at), last_failure_id=coalesce(?, last_failure_id), runs=runs+1,
-        errors=errors+?, missed=missed+?, seconds=seconds+?, abandoned=?
+        last_sign_at=coalesce(?, last_sign_at), last_success_id=coalesce(?, last_success_id),
+        last_failure_id=coalesce(?, last_failure_id), runs=runs+1, succeeded=succeeded+?, errors=errors+?,
+        calls=calls+?, missed=missed+?, seconds=seconds+?, abandoned=?
     WHERE job_id=?"""
 _SAVE_JOB = """
     INSERT INTO geckosched_jobs (job_id, collector, plugin, every, at, quiet, enabled, next_run_at)
@@ -3405,10 +3423,10 @@ def _close_orphans(connection: sqlite3.Connection) -> list[Run]:
         connection.execute("UPDATE geckosched_runs SET outcome=?, finished_at=?, detail=? WHERE id=?",
                            (Outcome.INTERRUPTED, ended, "its process ended without closing it", run["id"]))
         connection.execute(
-            "UPDATE geckosched_jobs SET runs=runs+1, missed=missed+?, seconds=seconds+?, last_run_id=?, "
+            "UPDATE geckosched_jobs SET runs=runs+1, calls=calls+?, missed=missed+?, seconds=seconds+?, last_run_id=?, "
             "last_scheduled_for=max(coalesce(last_scheduled_for, ''), coalesce(?, last_scheduled_for, '')) "
             "WHERE job_id=?",
-            (run["missed"], seconds, run["id"], run["scheduled_for"], run["job_id"]))
+            (run["calls"], run["missed"], seconds, run["id"], run["scheduled_for"], run["job_id"]))
     connection.execute("UPDATE geckosched_jobs SET last_scheduled_for=NULL WHERE last_scheduled_for=''")
     connection.execute("UPDATE geckosched_jobs SET abandoned=0 WHERE abandoned")
     closed = "SELECT * FROM geckosched_runs WHERE id = ?"
@@ -4105,8 +4123,8 @@ class Ticker:
             breaker.state, breaker.consecutive_errors, breaker.consecutive_rate_limits,
             _text_or_none(breaker.opened_at), _text_or_none(breaker.retry_at), job.next_text, execution.id,
             _text_or_none(self._told(job)), at if good else None, at if good or outcome is Outcome.SKIPPED else None,
-            execution.id if bad else None, int(bad), execution.missed, (ended_at - execution.started_at) / SECOND,
-            job.abandoned, registration.job_id)))
+            execution.id if good else None, execution.id if bad else None, int(good), int(bad), ending.calls,
+            execution.missed, (ended_at - execution.started_at) / SECOND, job.abandoned, registration.job_id)))
         if job.queued and not self._stopping:
             waiters, job.queued = job.queued, []
             again = Waiting(Reason.TRIGGERED, None, 0, waiters, self._clock.monotonic())

@@ -632,7 +632,7 @@ def test_a_job_in_full_has_every_field(capsys: pytest.CaptureFixture[str]) -> No
     assert [*shown, "last error"] == [
         each.name.replace("_", " ")
         for each in dataclasses.fields(JobStatus)
-        if each.name not in ("last_error", "reason")  # the reason is said after the health
+        if each.name != "last_error" and each.metadata.get("json", True)  # what is for people is said elsewhere
     ] + ["last error"]
     assert (title, first, second[:16]) == ("last error:", "  HTTPError: 500", "  Server Error x")
 
