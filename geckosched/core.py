@@ -76,6 +76,7 @@ import schedule
 
 if TYPE_CHECKING:
     from geckosched.forecast import Forecast
+    from geckosched.statistics import JobStatistics
     from geckosched.views import JobStatus, Status
 
 __version__ = "0.1.0"
@@ -1990,14 +1991,19 @@ def _migrations() -> Any:
     def m002_statistics(db: Any) -> None:
         for column in ("succeeded INTEGER DEFAULT 0", "calls INTEGER DEFAULT 0", "last_success_id INTEGER"):
             db.execute(f"ALTER TABLE geckosched_jobs ADD COLUMN {column}")
-        # A job that was another collector's once has runs in the history that its counters don't know: hence min().
+        # One pass in the order of the file; GROUP BY would sort the history, or jump about in it by the index.
+        db.execute("CREATE TEMP TABLE history (job_id PRIMARY KEY, good, calls, last_good) WITHOUT ROWID")
         db.execute("""
-            UPDATE geckosched_jobs SET succeeded = min(h.succeeded, max(0, runs - errors)), calls = h.calls,
-                   last_success_id = h.last_success_id
-              FROM (SELECT job_id, sum(outcome IN ('succeeded', 'partial')) AS succeeded, sum(calls) AS calls,
-                           max(CASE WHEN outcome IN ('succeeded', 'partial') THEN id END) AS last_success_id
-                      FROM geckosched_runs WHERE outcome IS NOT NULL GROUP BY job_id) h
-             WHERE h.job_id = geckosched_jobs.job_id""")
+            INSERT INTO history
+            SELECT job_id, outcome IN ('succeeded', 'partial'), calls,
+                   CASE WHEN outcome IN ('succeeded', 'partial') THEN id END
+              FROM geckosched_runs NOT INDEXED WHERE outcome IS NOT NULL AND job_id IS NOT NULL ORDER BY id
+            ON CONFLICT DO UPDATE SET good = good + excluded.good, calls = calls + excluded.calls,
+                                      last_good = coalesce(excluded.last_good, last_good)""")
+        # A job that was another collector's once has runs in the history that its counters don't know: hence min().
+        db.execute("UPDATE geckosched_jobs SET succeeded = min(good, max(0, runs - errors)), calls = h.calls, "
+                   "last_success_id = last_good FROM history h WHERE h.job_id = geckosched_jobs.job_id")
+        db.execute("DROP TABLE history")
         db.execute(f"CREATE INDEX geckosched_runs_flawed ON geckosched_runs (id) WHERE {_FLAWED}")
         db.execute(f"CREATE INDEX geckosched_runs_flawed_of_job ON geckosched_runs (job_id) WHERE {_FLAWED}")
         db.execute("CREATE INDEX geckosched_losses_of_run ON geckosched_losses (run_id)")
@@ -2102,6 +2108,9 @@ class Store:
         if newer:
             connection.execute("ROLLBACK")
             raise StoreError(f"{self.path}: written by a newer geckosched ({newer[-1]}), upgrade this one")
+        if migrations.applied(db) and migrations.pending(db):
+            _note(logging.INFO, "bringing %s to this version's tables: of ten million runs that takes half a minute",
+                  self.path)
         migrations.apply(db)
         connection.execute("COMMIT")
 
@@ -2127,8 +2136,30 @@ class Store:
 
     def runs(self, where: str = "1", params: Sequence[Any] = (), limit: int = 50) -> list[Run]:
         """Return runs, newest first."""
-        rows = self.read(f"SELECT * FROM geckosched_runs WHERE {where} ORDER BY id DESC LIMIT ?", (*params, limit))
-        return [_run_of(row) for row in rows]
+        with self.in_words():
+            rows = self.read(f"SELECT * FROM geckosched_runs WHERE {where} ORDER BY id DESC LIMIT ?", (*params, limit))
+            return [_run_of(row) for row in rows]
+
+    @contextlib.contextmanager
+    def in_words(self) -> Iterator[None]:
+        """Say in words that what is in the store can't be understood: a newer version has written it, or somebody has
+        damaged it. A newer version's tables are read as long as they have what is looked for."""
+        try:
+            yield
+        except (StoreError, ValueError, TypeError, LookupError) as error:
+            newer = self.newer() if not isinstance(error, StoreError) or "no such column" in str(error) else None
+            if newer is not None:
+                raise StoreError(f"{self.path}: written by a newer geckosched ({newer}), upgrade this one") from error
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{self.path}: a value in our tables is damaged: {_one_line(error)}") from error
+
+    def newer(self) -> str | None:
+        """Return the last migration that the store has seen and this version doesn't know, if there is one."""
+        if not self.read("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'"):
+            return None
+        applied = self.read("SELECT name FROM _sqlite_migrations WHERE migration_set = 'geckosched' ORDER BY id")
+        return next((row["name"] for row in reversed(applied) if row["name"] not in _MIGRATIONS), None)
 
 
 def _retry_locked(call: Callable[[], object], hurry: threading.Event, tries: int = 40) -> None:
@@ -3398,8 +3429,8 @@ class Lead:
 
 _RESTORE_SQL = """
     SELECT j.*, r.outcome AS last_outcome, r.scheduled_for AS last_slot, r.finished_at AS last_finished,
-           (SELECT outcome FROM geckosched_runs b WHERE b.job_id = j.job_id AND b.id < j.last_run_id
-             ORDER BY id DESC LIMIT 1) AS outcome_before
+           CASE WHEN r.outcome = 'interrupted' THEN (SELECT outcome FROM geckosched_runs b WHERE b.job_id = j.job_id
+             AND b.id < j.last_run_id ORDER BY id DESC LIMIT 1) END AS outcome_before  -- asked for only then
       FROM geckosched_jobs j LEFT JOIN geckosched_runs r ON r.id = j.last_run_id"""
 
 
@@ -4546,13 +4577,14 @@ class CollectionScheduler:
     def state(self) -> SchedulerState:
         return self._state
 
-    def get_status(self) -> Status:
-        """Return scheduler, jobs and plugins: what the store says, wherever the leader is, and the jobs that are
-        registered here but not stored yet. (This and what builds on it need a second file: `geckosched.views`.)"""
-        return self._read_status()
+    def is_led(self) -> bool:
+        """Whether some process runs the jobs of this store, this one or another."""
+        return self.lead is not None or self._lock.is_held()
 
-    def _read_status(self, job_id: str | None = None) -> Status:
-        """Read the status of all jobs, or of one only."""
+    def get_status(self, job_id: str | None = None) -> Status:
+        """Return scheduler, jobs and plugins: what the store says, wherever the leader is, and the jobs that are
+        registered here but not stored yet. With `job_id` the one job only, or none if there is none of this id. (This
+        and what builds on it need a second file: `geckosched.views`.)"""
         try:
             from geckosched.views import read_status
         except ImportError as error:
@@ -4578,20 +4610,39 @@ class CollectionScheduler:
 
     def get_collector_status(self, job_id: str) -> JobStatus:
         """Return the status of one job. Raises UnknownJob."""
-        for job in self._read_status(job_id).jobs:
+        for job in self.get_status(job_id).jobs:
             return job
         raise self._unknown(job_id)
+
+    def get_statistics(self, job_id: str) -> JobStatistics:
+        """Return how a job does, over the last day and in all. Raises UnknownJob. (This needs
+        `geckosched.statistics`.)"""
+        try:
+            from geckosched.statistics import read_statistics
+        except ImportError as error:
+            raise GeckoschedError("get_statistics needs the whole package") from error
+        if job_id not in self._known_jobs():
+            raise self._unknown(job_id)
+        return read_statistics(self._store, job_id, self._clock.now())
 
     def get_unhealthy_collectors(self) -> list[JobStatus]:
         """Return the jobs whose health is `unhealthy`."""
         return [job for job in self.get_status().jobs if job.health is Health.UNHEALTHY]
 
-    def get_runs(self, job_id: str | None = None, limit: int = 50) -> list[Run]:
-        """Return the latest runs, newest first. Raises UnknownJob for an id that never was one."""
-        if job_id is None:
-            return self._store.runs(limit=limit)
-        found = self._store.runs("job_id = ?", (job_id,), limit)
-        if not found and job_id not in self._known_jobs():
+    def get_runs(self, job_id: str | None = None, limit: int = 50, *, failed: bool = False) -> list[Run]:
+        """Return the latest runs, newest first. Raises UnknownJob for an id that never was one.
+
+        `failed` leaves out what succeeded, was skipped or still runs. A run that is open though nobody leads counts:
+        its process is gone.
+        """
+        where, params = ("1", ()) if job_id is None else ("job_id = ?", (job_id,))
+        if failed:
+            found = self._store.runs(f"{where} AND {_FLAWED}", params, limit)
+            gone = [] if self._lock.is_held() else self._store.runs(f"+{where} AND outcome IS NULL", params, limit)
+            found = sorted([*found, *gone], key=lambda run: -run.id)[:limit]
+        else:
+            found = self._store.runs(where, params, limit)
+        if job_id is not None and not found and job_id not in self._known_jobs():
             raise self._unknown(job_id)
         return found
 

@@ -142,6 +142,12 @@ def read_status(
     `plugins` are those loaded here, if any were, with the trouble that the process that led last had with their hooks;
     else that process's are shown.
     """
+    with store.in_words():
+        return _status(store, now, leading, own_state, registrations, plugins, job_id)
+
+
+def _status(store: Store, now: int, leading: bool, own_state: SchedulerState | None,
+            registrations: Iterable[Registration], plugins: tuple[PluginStatus, ...], job_id: str | None) -> Status:
     rows = store.read("SELECT * FROM geckosched_instances ORDER BY rowid DESC LIMIT 1")
     last = dict(rows[0]) if rows else {}
     state = own_state or (SchedulerState.RUNNING if leading else SchedulerState.STOPPED)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 FIRST_SCHEMA = """
 CREATE TABLE "_sqlite_migrations" (
@@ -98,3 +99,28 @@ def written_by_a_newer_version(path: Path) -> None:
         connection.execute("INSERT INTO _sqlite_migrations (migration_set, name, applied_at) "
                            "VALUES ('geckosched', 'm999_of_tomorrow', '2027-01-01 00:00:00+00:00')")
     connection.close()
+
+
+_COLUMNS = "id, job_id, reason, scheduled_for, started_at, finished_at, outcome, rows, calls, instance_id"
+
+
+def add_job(connection: sqlite3.Connection, job_id: str, outcomes: str, **columns: Any) -> None:
+    """Add a job and its runs, one a letter: s(ucceeded), p(artial), f(ailed), t(imed out), k (skipped), i(nterrupted),
+    r(ate limited), and o(pen). Each run made as many calls as its number; the job's row has what the first schema
+    counted."""
+    words = {"s": "succeeded", "p": "partial", "f": "failed", "t": "timed_out", "k": "skipped", "i": "interrupted",
+             "r": "rate_limited", "o": None}  # fmt: skip
+    [(last,)] = connection.execute("SELECT coalesce(max(id), 0) FROM geckosched_runs")
+    for number, letter in enumerate(outcomes, 1):
+        at = f"2026-11-20T00:{number:02d}:00.000000Z"
+        ended = None if letter == "o" else f"2026-11-20T00:{number:02d}:30.000000Z"
+        connection.execute(f"INSERT INTO geckosched_runs ({_COLUMNS}) VALUES (?,?,'scheduled',?,?,?,?,1,?,'x')",
+                           (last + number, job_id, at, at, ended, words[letter], number))
+    ended_runs = outcomes.rstrip("o")
+    row = {"job_id": job_id, "collector": "c", "every": "1m", "enabled": 1, "runs": len(ended_runs),
+           "errors": sum(letter in "ft" for letter in ended_runs), "last_run_id": last + len(ended_runs) or None,
+           "last_scheduled_for": "2026-11-20T00:01:00.000000Z",
+           "last_failure_id": next((last + n for n in range(len(outcomes), 0, -1) if outcomes[n - 1] in "ft"), None),
+           **columns}  # fmt: skip
+    connection.execute(f"INSERT INTO geckosched_jobs ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",
+                       tuple(row.values()))

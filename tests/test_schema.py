@@ -10,30 +10,10 @@ from typing import Any
 
 import pytest
 
+from geckosched import CollectionScheduler, Outcome, SchedulerConfig, StoreError
 from geckosched.core import Store
-from tests.schemas import first_schema
-
-COLUMNS = "id, job_id, reason, scheduled_for, started_at, finished_at, outcome, rows, calls, instance_id"
-
-
-def add_job(connection: sqlite3.Connection, job_id: str, outcomes: str, **columns: Any) -> None:
-    """Add a job and its runs, one a letter: s(ucceeded), p(artial), f(ailed), t(imed out), k (skipped), i(nterrupted),
-    r(ate limited), and o(pen). Each run made as many calls as its number; the job's row has what the first schema
-    counted."""
-    words = {"s": "succeeded", "p": "partial", "f": "failed", "t": "timed_out", "k": "skipped", "i": "interrupted",
-             "r": "rate_limited", "o": None}  # fmt: skip
-    [(last,)] = connection.execute("SELECT coalesce(max(id), 0) FROM geckosched_runs")
-    for number, letter in enumerate(outcomes, 1):
-        at = f"2026-11-20T00:{number:02d}:00.000000Z"
-        ended = None if letter == "o" else f"2026-11-20T00:{number:02d}:30.000000Z"
-        connection.execute(f"INSERT INTO geckosched_runs ({COLUMNS}) VALUES (?,?,'scheduled',?,?,?,?,1,?,'x')",
-                           (last + number, job_id, at, at, ended, words[letter], number))
-    ended_runs = outcomes.rstrip("o")
-    row = {"job_id": job_id, "collector": "c", "every": "1m", "enabled": 1, "runs": len(ended_runs),
-           "errors": sum(letter in "ft" for letter in ended_runs), "last_run_id": last + len(ended_runs) or None,
-           "last_scheduled_for": "2026-11-20T00:01:00.000000Z", **columns}  # fmt: skip
-    connection.execute(f"INSERT INTO geckosched_jobs ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",
-                       tuple(row.values()))
+from tests.schemas import add_job, first_schema, written_by_a_newer_version
+from tests.shell import invoke
 
 
 @pytest.fixture
@@ -81,3 +61,91 @@ def test_a_migrated_store_is_that_of_a_new_one(old: sqlite3.Connection, store_pa
             return found + [tuple(row) for row in connection.execute(kinds)]
 
     assert schema(store_path) == schema(tmp_path / "new.db")
+
+
+# -- read as they are: nobody leads with this version ------------------------------------------------------------------
+
+
+@pytest.fixture
+def asking(store_path: Path) -> CollectionScheduler:
+    """A scheduler that only asks the store, as `geckosched status` does."""
+    return CollectionScheduler(SchedulerConfig(database=store_path))
+
+
+def test_a_store_of_the_first_schema_is_read_as_it_is(
+    old: sqlite3.Connection, asking: CollectionScheduler, store_path: Path
+) -> None:
+    """Status, runs, failed runs, statistics and forecast answer from it, and nothing migrates it."""
+    add_job(old, "mixed", "spfksf", lost=3)
+    [job] = asking.get_status().jobs
+    assert (job.runs, job.errors, job.success_rate, job.last_outcome) == (6, 2, 0.6, Outcome.FAILED)
+    assert "".join(outcome[0] for outcome in job.last_outcomes) == "spfssf"
+    assert [run.id for run in asking.get_runs("mixed", limit=2)] == [6, 5]
+    assert [run.id for run in asking.get_runs(failed=True)] == [6, 3, 2]
+    found = asking.get_statistics("mixed")
+    assert not found.counted
+    assert (found.in_all.runs, found.in_all.success_rate, found.in_all.calls) == (6, 0.6, 21)
+    assert asking.get_forecast().errors == ()
+    assert [row[0] for row in Store(store_path).read("SELECT name FROM _sqlite_migrations")] == ["m001_first_schema"]
+
+
+def test_the_commands_show_a_store_of_the_first_schema(old: sqlite3.Connection, site: Path, store_path: Path) -> None:
+    """`status`, `status JOB`, `runs`, `runs --failed` and `check`; the statistics say what they are from."""
+    add_job(old, "mixed", "spf")
+    for words in (["status"], ["runs"], ["runs", "mixed", "--failed"], ["runs", "3"], ["check"]):
+        ended = invoke(*words, "--database", str(store_path))
+        assert (words, ended.exit_code) == (words, 0)
+    shown = invoke("status", "mixed", "--database", str(store_path))
+    assert shown.exit_code == 0
+    assert "success rate and calls" in shown.stdout
+
+
+def test_a_store_of_a_newer_version_is_read_as_far_as_it_can_be(
+    asking: CollectionScheduler, store_path: Path, tmp_path: Path
+) -> None:
+    """Tables and columns that came later are passed over; a start is refused."""
+    with closing(Store(store_path).open_writer()) as connection:
+        add_job(connection, "mixed", "spf", succeeded=2)
+        connection.execute("ALTER TABLE geckosched_jobs ADD COLUMN mood TEXT DEFAULT 'fine'")
+        connection.execute("ALTER TABLE geckosched_runs ADD COLUMN mood TEXT DEFAULT 'fine'")
+    written_by_a_newer_version(store_path)
+    assert [job.success_rate for job in asking.get_status().jobs] == [2 / 3]
+    assert [run.id for run in asking.get_runs()] == [3, 2, 1]
+    assert asking.get_statistics("mixed").in_all.runs == 3
+    with pytest.raises(StoreError, match=r"newer geckosched \(m999_of_tomorrow\), upgrade this one"):
+        asking.start()
+
+
+@pytest.mark.parametrize("change", [
+    "UPDATE geckosched_runs SET outcome = 'evaporated'",
+    "UPDATE geckosched_jobs SET breaker = 'molten'",
+    "ALTER TABLE geckosched_runs RENAME COLUMN outcome TO ending",
+    "ALTER TABLE geckosched_runs RENAME COLUMN started_at TO began_at",
+])  # fmt: skip
+def test_what_a_newer_version_wrote_otherwise_asks_for_an_upgrade(
+    change: str, asking: CollectionScheduler, store_path: Path
+) -> None:
+    """A word or a column that this version doesn't know: one line that names the file and what to do."""
+    with closing(Store(store_path).open_writer()) as connection:
+        add_job(connection, "mixed", "spf")
+        connection.execute("DROP INDEX geckosched_runs_open")
+        connection.execute("DROP INDEX geckosched_runs_flawed")
+        connection.execute("DROP INDEX geckosched_runs_flawed_of_job")
+        connection.execute(change)
+        connection.execute("CREATE INDEX geckosched_runs_open ON geckosched_runs (id)")
+    written_by_a_newer_version(store_path)
+    with pytest.raises(StoreError, match="newer geckosched") as found:
+        (asking.get_status(), asking.get_runs())
+    assert str(store_path) in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+def test_a_damaged_value_is_said_in_one_line(asking: CollectionScheduler, store_path: Path) -> None:
+    """Somebody wrote into our tables what is no time: the file and the value are named."""
+    with closing(Store(store_path).open_writer()) as connection:
+        add_job(connection, "mixed", "spf")
+        connection.execute("UPDATE geckosched_runs SET started_at = 'yesterday' WHERE id = 3")
+    for ask in (asking.get_status, asking.get_runs, lambda: asking.get_statistics("mixed")):
+        with pytest.raises(StoreError, match=r"damaged: .*yesterday") as found:
+            ask()
+        assert str(store_path) in str(found.value)
