@@ -28,7 +28,7 @@ from geckosched import (
     StoreError,
     collector,
 )
-from geckosched.core import Lead, Statements, Store, Trouble, Watcher
+from geckosched.core import Lead, Secrets, Statements, Store, Trouble, Watcher
 from geckosched.testing import FakeClock
 from tests.conftest import NewScheduler, without_the_right_to_write
 from tests.shell import finish, geckosched, start, wait_until
@@ -49,7 +49,7 @@ def counts(run: RunContext) -> Any:
 def locked(path: Path) -> Iterator[int]:
     """Hold the write lock in another process, whose id is given."""
     code = ("import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
-            "c.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); sys.stdin.read()")  
+            "c.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); sys.stdin.read()")
     command = [sys.executable, "-c", code, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -309,7 +309,7 @@ def test_the_watcher_says_a_trouble_once(caplog: pytest.LogCaptureFixture) -> No
         if (error := next(errors)) is not None:
             raise error
 
-    watcher = Watcher(lambda: None, seek)
+    watcher = Watcher(lambda: None, seek, Secrets())
     with caplog.at_level(logging.WARNING):
         for _ in range(5):
             watcher.inbox.put("look")
