@@ -56,6 +56,7 @@ from geckosched.core import (
     Run,
     SchedulerConfig,
     SchedulerState,
+    Secrets,
     StoreError,
     UnknownJob,
     __version__,
@@ -68,12 +69,14 @@ from geckosched.rendering import (
     count,
     data_to_stdout,
     fully,
+    hidden,
     in_seconds,
     in_words,
     print_json,
     print_table,
     printable,
     put,
+    secrets,
     span,
     stdout,
 )
@@ -113,6 +116,7 @@ class _Commands(TyperGroup):
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run one command and leave with its exit code; tests and the console script end in the same way."""
         extra["standalone_mode"] = False  # else a usage error is several lines
+        secrets.set(Secrets())  # until the configuration is read; not undone, so that a traceback is told without them
         with _log_to_stderr(), data_to_stdout():
             try:
                 code = super().main(*args, **extra) or DONE
@@ -150,7 +154,7 @@ class _Commands(TyperGroup):
 
 
 def _complain(text: str) -> None:
-    typer.echo(f"geckosched: {clean(text)}", err=True)
+    typer.echo(hidden(f"geckosched: {clean(hidden(text))}"), err=True)
 
 
 def _complain_of(error: GeckoschedError) -> None:
@@ -160,7 +164,7 @@ def _complain_of(error: GeckoschedError) -> None:
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    typer.echo(hidden(text), err=True)
 
 
 class _PlainLines(logging.Formatter):
@@ -171,7 +175,8 @@ class _PlainLines(logging.Formatter):
         job = record.name.removeprefix("geckosched.job.") if record.name.startswith("geckosched.job.") else ""
         level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         text = f"{moment:%Y-%m-%d %H:%M:%S} {level}{job and f'{job}: '}{clean(record.getMessage())}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        trace = self.formatException(record.exc_info) if record.exc_info else record.exc_text
+        return f"{text}\n{trace}" if trace else text
 
 
 @contextmanager
@@ -469,9 +474,10 @@ def enable(job: JobId, config: Config = None, database: Database = None) -> None
     Its slots come up again, from the next one on; what passed meanwhile is not made up for.
     """
     configuration = _configure(config, database)
-    switched_off = configuration.collectors.get(job, {}).get("enabled") is False
+    switched_off = configuration.table_of(job).get("enabled") is False
     if switched_off and not _is_led(CollectionScheduler(configuration.scheduler).get_status()):
-        raise GeckoschedError(f"{configuration.path} says that {job} is enabled = false, so change it there")
+        where = configuration.where(job, "enabled")
+        raise GeckoschedError(f"{where} says that {job} is enabled = false, so change it there")
     scheduler, before, found = _reach(job, configuration, database)
     off_by_default = _is_off_by_default(before, configuration)
     if off_by_default and not _is_led(found):
@@ -481,7 +487,8 @@ def enable(job: JobId, config: Config = None, database: Database = None) -> None
         raise GeckoschedError(f"enable {job}: {_NOT_YET}")
     said = _will_run(after, found)
     if switched_off:
-        said += f"; {configuration.path} says enabled = false, which holds again from the next start on"
+        where = configuration.where(job, "enabled")
+        said += f"; {where} says enabled = false, which holds again from the next start on"
     elif off_by_default:
         said += f"; it is off by default, which holds again from the next start on, unless {_how_to_turn_on(job)}"
     put(f"{job} was enabled already: {said}" if _is_active(before) else f"enabled {job}: {said}")
@@ -524,6 +531,7 @@ _NOT_YET = "asked for, but the store does not say so yet; see geckosched status"
 
 def _configure(config: Path | None, database: Path | None) -> Configuration:
     configuration = load_configuration(config)
+    secrets.set(Secrets(configuration.scheduler.secrets))
     if database is None:
         return configuration
     return dataclasses.replace(configuration, scheduler=dataclasses.replace(configuration.scheduler, database=database))
@@ -540,12 +548,13 @@ def _forecast(config: Path | None, database: Path | None) -> tuple[Forecast, int
         name = str(path) if path else None
         return Forecast(name, str(place), place.exists(), None, tuple(wrong), plugins=_unloaded_plugins()), USAGE
     settings = configuration.scheduler
+    secrets.set(Secrets(settings.secrets))
     scheduler = CollectionScheduler(dataclasses.replace(settings, database=place) if place else settings)
     with _kept_warnings() as warnings:
         try:
             configuration.load_plugins(scheduler)
         except ConfigError as error:
-            wrong += str(error).splitlines()
+            wrong += [line for line in str(error).splitlines() if line not in wrong]
     found = scheduler.get_forecast()
     broken = [f"plugin {each.name} is broken: {each.error}" for each in found.plugins if not each.ok]
     found = dataclasses.replace(
@@ -613,7 +622,7 @@ def _operate(
 
 def _is_off_by_default(job: JobStatus, configuration: Configuration) -> bool:
     """Whether a job is off since its collector's author says so, as far as can be told without its plugin."""
-    table = configuration.collectors.get(job.job_id, {})
+    table = configuration.table_of(job.job_id)
     return not job.enabled and job.disabled_at is None and job.plugin is not None and "enabled" not in table
 
 
@@ -663,7 +672,7 @@ def _no_word_of_broken_plugins() -> Iterator[None]:
     """Leave out the warnings that plugins are broken, where that is what is shown."""
 
     def is_other(record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith("plugin %s is broken")
+        return not re.match(r"plugin .+ is broken: ", record.getMessage())
 
     with _filtered(is_other):
         yield
@@ -848,7 +857,7 @@ def _plugin_commands(word: str, ours: Sequence[str]) -> TyperGroup:
     replace neither our commands nor another plugin's."""
     undo = _divert_stdout()
     try:
-        registry = _load(load_configuration()).registry
+        registry = _load(_configure(None, None)).registry
     finally:
         undo()
     plugin = registry.plugins.get(word)
@@ -1201,7 +1210,7 @@ def main() -> NoReturn:
         with suppress(OSError):
             _complain(str(error))
     except BaseException:
-        traceback.print_exc()
+        _say(traceback.format_exc().rstrip())
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads any more

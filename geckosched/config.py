@@ -1,14 +1,18 @@
 """Read `geckosched.toml` into the values that the core takes.
 
-The way of a file: find it (`find_configuration`), parse it, check every table against its pydantic model,
-and hand back a frozen `Configuration`. What stands in `[collectors.X]` beside our own keys belongs to
-the collector, whose `Options` are known only when its plugin is loaded: the core then calls
-`read_options`.
+The way of a file: find it (`find_configuration`), parse it, put into it what the environment says and the secrets
+that it names (`geckosched.outside`), check every table against its pydantic model, and hand back a frozen
+`Configuration`. What stands in `[collectors.X]` beside our own keys belongs to the collector, whose `Options` are known
+only when its plugin is loaded: the core then calls `read_options`. What a variable of the environment means may also be
+known only then (a job that has no table, an option, a budget), so the tables of collectors and budgets are made anew.
 
 Whatever is wrong with a file is one `ConfigError`, with a line for each thing that is wrong, so that nobody mends a
 file in as many rounds; a line says where (file, table, key), what was found and what is allowed::
 
     geckosched.toml: [collectors.weather] evry: unknown key, did you mean "every"?
+
+Within this module a line begins with table and key; `_Errors` puts the file before it or, where the value came from the
+environment, the variable in their place, and hides secrets.
 """
 
 from __future__ import annotations
@@ -39,12 +43,28 @@ from geckosched.core import (
     OUR_OPTIONS,
     Budget,
     CollectionScheduler,
+    CollectorRegistry,
     ConfigError,
     SchedulerConfig,
+    Secrets,
     _one_line,
     missing_options,
     parse_at,
     parse_duration,
+)
+from geckosched.outside import (
+    PREFIX,
+    Text,
+    Variable,
+    holds_secret,
+    overlay,
+    plain,
+    resolve,
+    settings_of,
+    typed,
+    unknown_variables,
+    variables,
+    words_of,
 )
 
 __all__ = [
@@ -135,7 +155,13 @@ class _CollectorTable(_Table):
     enabled: bool = True
 
 
-_TABLES = ("scheduler", "plugins", "budgets", "collectors")
+_KEYS: dict[str, Iterable[str]] = {
+    "scheduler": _SchedulerTable.model_fields,
+    "plugins": _PluginsTable.model_fields,
+    "budgets": (),  # a name comes first
+    "collectors": (),
+}
+_TABLES = tuple(_KEYS)
 
 
 # -- The result --------------------------------------------------------------------------------------------------------
@@ -145,8 +171,8 @@ _TABLES = ("scheduler", "plugins", "budgets", "collectors")
 class Configuration:
     """What a configuration says, checked as far as it can be without loading a plugin.
 
-    `collectors` maps job ids to their tables as they stand in the file, ours and the collector's options
-    together; `plugin_settings` maps plugin names to theirs. `path` is None without a file.
+    `collectors` maps job ids to their tables, ours and the collector's options together; `plugin_settings` maps plugin
+    names to theirs. `path` is None without a file. Secrets are read, and listed in `scheduler.secrets`.
     """
 
     path: Path | None = None
@@ -154,8 +180,9 @@ class Configuration:
     disable: tuple[str, ...] = ()
     load: tuple[Path, ...] = ()
     only_plugins: tuple[str, ...] | None = None
-    plugin_settings: Mapping[str, Table] = field(default_factory=dict)
-    collectors: Mapping[str, Table] = field(default_factory=dict)
+    plugin_settings: Mapping[str, Table] = field(default_factory=dict, repr=False)
+    collectors: Mapping[str, Table] = field(default_factory=dict, repr=False)
+    sources: Sources = field(default_factory=lambda: Sources(), repr=False, compare=False)
 
     def load_plugins(self, scheduler: CollectionScheduler) -> None:
         """Have a scheduler load the plugins and schedule their collectors as this configuration says.
@@ -163,24 +190,57 @@ class Configuration:
         What only the plugins can tell is judged here: a collector that isn't installed, an option that it doesn't
         know. Raises ConfigError with the file's name.
         """
-        folder = self.path.parent if self.path else Path()
-        errors = _Errors()
+        errors = self.sources.errors()
+        resolved = self
+
+        def tables(registry: CollectorRegistry) -> Mapping[str, Table]:
+            nonlocal resolved
+            resolved = self.resolved(registry, errors)
+            scheduler.config = dataclasses.replace(scheduler.config, budgets=resolved.scheduler.budgets)
+            return {name: _for_collector(name, table, registry) for name, table in resolved.collectors.items()}
+
         with errors.kept():
             scheduler.load_plugins(
                 self.only_plugins,
                 disable=self.disable,
                 load=self.load,
                 settings=self.plugin_settings,
-                collectors=self.collectors,
-                read_options=functools.partial(read_options, folder=folder),
+                collectors=tables,
+                read_options=functools.partial(read_options, folder=self.sources.folder),
             )
         with errors.kept():
-            self._check_free_options(scheduler)
+            resolved._check_free_options(scheduler)
         self._warn_of_unknown_plugins(scheduler)
         if errors.found:
-            place = f"{self.path}: " if self.path else ""
-            raise ConfigError("\n".join(f"{place}{line}{self._about_disabled(line)}" for line in errors.lines))
-        self._warn_of_unused_budgets(scheduler)
+            raise ConfigError("\n".join(f"{line}{self._about_disabled(line)}" for line in errors.lines))
+        resolved._warn_of_unused_budgets(scheduler)
+
+    def resolved(self, registry: CollectorRegistry, errors: _Errors | None = None) -> Configuration:
+        """Return it with the tables of collectors and budgets as they are once the plugins are known: a variable of
+        the environment may mean a job, an option or a budget that only they can name. Raises ConfigError, if what is
+        wrong is not gathered in `errors`."""
+        if not self.sources.depend_on_plugins:
+            return self
+        found = errors or self.sources.errors()
+        merged = self.sources.merged(found, registry)
+        budgets = _read_budgets(merged["budgets"], found)
+        collectors = _read_collectors(merged["collectors"], found)
+        if errors is None:
+            found.check()
+        return dataclasses.replace(
+            self, scheduler=dataclasses.replace(self.scheduler, budgets=budgets), collectors=collectors
+        )
+
+    def table_of(self, job_id: str) -> Table:
+        """Return `[collectors.JOB_ID]`, also where only the environment has it; an empty one if there is none."""
+        if job_id in self.collectors or not self.sources.depend_on_plugins:
+            return self.collectors.get(job_id, {})
+        errors = self.sources.errors()
+        return _read_collectors(self.sources.merged(errors, jobs=(job_id,))["collectors"], errors).get(job_id, {})
+
+    def where(self, job_id: str, key: str) -> str:
+        """Return where a key of a job stands, for people: the variable, or the file."""
+        return self.sources.variable_of(job_id, key) or str(self.path)
 
     def _check_free_options(self, scheduler: CollectionScheduler) -> None:
         """Refuse near misses of our keys where the collector takes any option, having declared none."""
@@ -198,14 +258,14 @@ class Configuration:
     def _warn_of_unknown_plugins(self, scheduler: CollectionScheduler) -> None:
         """Say which `[plugins.NAME]` and entries of `disable` reach nobody; no error, since a plugin that is gone stops
         nothing."""
-        known = [*scheduler.registry.plugins, *self.disable]
+        known, place = [*scheduler.registry.plugins, *self.disable], self._place
         for name in self.plugin_settings.keys() - known if self.only_plugins is None else ():
-            log.warning("%s: [plugins.%s] no installed plugin has this name%s", self.path, name, _near(name, known))
+            log.warning("%s[plugins.%s] no installed plugin has this name%s", place, name, _near(name, known))
         installed = installed_plugins() if self.disable else ()
         for name in self.disable:
             if name not in installed:
                 hint = _near(name, installed)
-                log.warning('%s: [plugins] disable: no installed plugin is called "%s"%s', self.path, name, hint)
+                log.warning('%s[plugins] disable: no installed plugin is called "%s"%s', place, name, hint)
 
     def _warn_of_unused_budgets(self, scheduler: CollectionScheduler) -> None:
         """Say which `[budgets.NAME]` change no scheduled collector's budget. Quiet while collectors are missing."""
@@ -216,7 +276,11 @@ class Configuration:
         used = {collector.budget.name for collector in scheduled if getattr(collector, "budget", None) is not None}
         for name in sorted(self.scheduler.budgets.keys() - used):
             hint = _near(name, used)
-            log.warning("%s: [budgets.%s] no scheduled collector has this budget%s", self.path, name, hint)
+            log.warning("%s[budgets.%s] no scheduled collector has this budget%s", self._place, name, hint)
+
+    @property
+    def _place(self) -> str:
+        return f"{self.path}: " if self.path else ""
 
     def _about_disabled(self, line: str) -> str:
         """Return a hint for an error about a missing collector: a plugin that the file disables may bring it."""
@@ -225,11 +289,21 @@ class Configuration:
         return f" (disabled by [plugins] disable: {', '.join(self.disable)})"
 
 
+def _for_collector(job_id: str, table: Table, registry: CollectorRegistry) -> Table:
+    """Return a job's table for the core: where nobody declares the options' types, what is from outside is plain."""
+    known = registry.collectors.get(str(table.get("use", job_id)))
+    declared = known is None or getattr(known.collector, "Options", None) is not None
+    return table if declared else {key: plain(value) for key, value in table.items()}
+
+
 class _Errors:
     """What is wrong with a configuration, gathered while the rest of it is still looked at."""
 
     def __init__(self) -> None:
-        self.found: list[ConfigError] = []
+        self.found: list[str] = []
+        self.path: Path | None = None
+        self.origins: dict[str, str] = {}  # places whose values are variables'
+        self.secrets = Secrets()
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -237,16 +311,103 @@ class _Errors:
         try:
             yield
         except ConfigError as error:
-            self.found.append(error)
+            self.found += str(error).splitlines()
 
     @property
     def lines(self) -> list[str]:
-        return [line for error in self.found for line in str(error).splitlines()]
+        """What is wrong, each with where it is, and once."""
+        return list(dict.fromkeys(self.secrets.hide(self._placed(line)) for line in self.found))
+
+    def _placed(self, line: str) -> str:
+        for place, variable in sorted(self.origins.items(), key=lambda item: -len(item[0])):
+            if line.startswith(place) and line[len(place) :][:1] in (":", ".", "["):
+                return f"{variable}{line[len(place) :]}"
+            if line.startswith(f"{place} "):  # of a table that only the environment has
+                return f"{variable}: {line}"
+        is_placed = self.path is None or line.startswith((f"{self.path}: ", *PREFIX, PREFIX.lower()))
+        return line if is_placed else f"{self.path}: {line}"
 
     def check(self) -> None:
-        """Raise one ConfigError for all of them, if there are any."""
+        """Raise one ConfigError for all of them, if there are any. It is chained to none: those may show a secret."""
         if self.found:
-            raise ConfigError.of_all(self.found)
+            raise ConfigError("\n".join(self.lines))
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What a configuration was made of: the file's tables, and the environment's variables."""
+
+    path: Path | None = None
+    document: Table = field(default_factory=dict)
+    variables: tuple[Variable, ...] = ()
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """What paths are relative to."""
+        return self.path.parent if self.path else Path()
+
+    @property
+    def depend_on_plugins(self) -> bool:
+        """Whether plugins may tell more of what the variables mean."""
+        return any(each.way.startswith(("collectors__", "budgets__")) for each in self.variables)
+
+    def errors(self) -> _Errors:
+        """Return what gathers errors about these sources."""
+        errors = _Errors()
+        errors.path = self.path
+        self.merged(errors)
+        errors.found.clear()
+        return errors
+
+    def variable_of(self, job_id: str, key: str) -> str | None:
+        """Return the variable that a key of a job has its value from; None if the file says it."""
+        known = functools.partial(_known, jobs=(job_id,))
+        return overlay(self._tables(_Errors()), self.variables, known)[1].get(f"[collectors.{job_id}] {key}")
+
+    def _tables(self, errors: _Errors) -> dict[str, Table]:
+        tables: dict[str, Table] = {}
+        for name in _TABLES:
+            with errors.kept():
+                tables[name] = _expect_table(f"[{name}]", self.document.get(name, {}))
+        return {name: tables.get(name, {}) for name in _TABLES}
+
+    def merged(
+        self, errors: _Errors, registry: CollectorRegistry | None = None, jobs: Iterable[str] = ()
+    ) -> dict[str, dict[str, Any]]:
+        """Return our tables with the variables' values in them and the secrets read. `registry` tells what the plugins
+        know; `jobs` are job ids that are known besides."""
+        known = functools.partial(_known, registry=registry, jobs=tuple(jobs))
+        merged, errors.origins, wrong = overlay(self._tables(errors), self.variables, known)
+        for name, table in merged.items():
+            merged[name] = resolve(table, (name,), self.folder, self.environ, wrong)
+        errors.found += wrong
+        errors.secrets.add(words_of(merged))
+        return merged
+
+
+def _known(
+    way: tuple[str, ...], table: Table, registry: CollectorRegistry | None = None, jobs: Iterable[str] = ()
+) -> Iterable[str]:
+    """Return which keys may be in a table, for variables that lead through it."""
+    brought = registry.withheld | registry.collectors if registry else {}
+    if len(way) < 2:
+        names: Iterable[str] = _KEYS.get(way[0], ()) if way else _TABLES
+        if way == ("plugins",):
+            names = [*names, *installed_plugins(), *(Path(each).stem for each in table.get("load", ()))]
+        if way == ("collectors",):
+            names = [*jobs, *brought]
+        if way == ("budgets",):
+            budgets = (getattr(each.collector, "budget", None) for each in brought.values())
+            names = [each.name for each in budgets if each is not None]
+        return names
+    if way[0] == "budgets":
+        return _BudgetTable.model_fields
+    if way[0] != "collectors" or len(way) > 2:
+        return ()
+    used = brought.get(str(table.get("use", way[1])))
+    options = getattr(used.collector, "Options", None) if used else None
+    return [*OUR_OPTIONS, *(each.name for each in dataclasses.fields(options))] if options else OUR_OPTIONS
 
 
 def _near(name: str, known: Iterable[str]) -> str:
@@ -264,11 +425,11 @@ def find_configuration(named: Path | None = None, environ: Mapping[str, str] = o
 
     A file that somebody named and that is missing is an error; having none at all is not.
     """
-    from_environment = environ.get("GECKOSCHED_CONFIG")
+    from_environment = variables(environ).get("config")
     if named is not None:
         path, source = named, "--config"
-    elif from_environment:
-        path, source = Path(from_environment), "GECKOSCHED_CONFIG"
+    elif from_environment and from_environment.value:
+        path, source = Path(from_environment.value), "GECKOSCHED_CONFIG"
     else:
         return DEFAULT_FILE if DEFAULT_FILE.exists() else None
     if not path.exists():
@@ -298,45 +459,43 @@ def read_configuration(
 
 
 def _read(named: Path | None, environ: Mapping[str, str], errors: _Errors) -> Configuration | None:
-    only = environ.get("GECKOSCHED_LOAD_PLUGINS")
-    only_plugins = tuple(name.strip() for name in only.split(",") if name.strip()) if only else None
-    path, document = None, None
+    sources = None
     with errors.kept():
-        path = find_configuration(named, environ)
-        document = {} if path is None else _parse(path)
-    if document is None:
+        sources = _read_sources(named, environ)
+    if sources is None:
         return None
-    if path is None:
-        return Configuration(only_plugins=only_plugins)
-    tables = {name: _tables_of(path, name, document, errors) for name in _TABLES}
-    for name, table in document.items():
-        with errors.kept():
-            if name not in _TABLES:
-                raise ConfigError(f"{path}: {_unknown_table(name, table)}")
-    plugins, scheduler = None, SchedulerConfig()
+    errors.path = sources.path
+    errors.found += unknown_variables(variables(environ), _KEYS)
+    errors.found += [_unknown_table(name, value) for name, value in sources.document.items() if name not in _TABLES]
+    merged = sources.merged(errors)
+    plugins: _PluginsTable | None = None
     with errors.kept():
-        plugins, settings = _read_plugins(path, tables["plugins"])
+        plugins, settings = _read_plugins(merged["plugins"])
+    scheduler = SchedulerConfig(secrets=tuple(dict.fromkeys(words_of(merged))))
+    budgets = _read_budgets(merged["budgets"], errors)
     with errors.kept():
-        scheduler = _read_scheduler(path, tables["scheduler"], tables["budgets"], errors)
-    collectors = _read_collectors(path, tables["collectors"], errors)
+        scheduler = _read_scheduler(merged["scheduler"], sources.folder, budgets=budgets, secrets=scheduler.secrets)
+    collectors = _read_collectors(merged["collectors"], errors)
     if plugins is None:
         return None
+    only = variables(environ).get("load_plugins")
+    names = None if only is None or not only.value else only.value.split(",")
     return Configuration(
-        path=path,
+        path=sources.path,
         scheduler=scheduler,
         disable=tuple(plugins.disable),
-        load=tuple(path.parent / entry for entry in plugins.load),
-        only_plugins=only_plugins,
+        load=tuple(sources.folder / entry for entry in plugins.load),
+        only_plugins=None if names is None else tuple(name.strip() for name in names if name.strip()),
         plugin_settings=settings,
         collectors=collectors,
+        sources=sources,
     )
 
 
-def _tables_of(path: Path, name: str, document: Table, errors: _Errors) -> Table:
-    """Return one of our tables; an empty one if it isn't there, or is none."""
-    with errors.kept():
-        return _expect_table(f"{path}: [{name}]", document.get(name, {}))
-    return {}
+def _read_sources(named: Path | None, environ: Mapping[str, str]) -> Sources:
+    path = find_configuration(named, environ)
+    document = {} if path is None else _parse(path)
+    return Sources(path, document, tuple(settings_of(variables(environ), _TABLES)), dict(environ))
 
 
 def find_database(named: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -345,11 +504,11 @@ def find_database(named: Path | None = None, environ: Mapping[str, str] = os.env
     For `geckosched status`, which has something to show while an operator is still mending the file.
     """
     try:
-        path = find_configuration(named, environ)
-        database = _parse(path)["scheduler"]["database"] if path else None
+        sources = _read_sources(named, environ)
+        database = sources.merged(_Errors())["scheduler"]["database"]
     except (ConfigError, LookupError, TypeError):
         return None
-    return path.parent / database if path and isinstance(database, str) else None
+    return sources.folder / database if isinstance(database, str) else None
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -370,23 +529,21 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: line {line}: not valid TOML: {said[1]}") from error
 
 
-def _read_scheduler(path: Path, table: Table, budgets: Table, errors: _Errors) -> SchedulerConfig:
-    where = f"{path}: [scheduler]"
-    known_budgets = _read_budgets(path, budgets, errors)
-    values = _read_table(_SchedulerTable, table, where).model_dump(exclude_unset=True)
+def _read_scheduler(table: Table, folder: Path, **elsewhere: Any) -> SchedulerConfig:
+    values = _read_table(_SchedulerTable, table, "[scheduler]").model_dump(exclude_unset=True)
     if "database" in values:
-        values["database"] = path.parent / values["database"]
+        values["database"] = folder / values["database"]
     try:
-        return SchedulerConfig(**values, budgets=known_budgets)
+        return SchedulerConfig(**values, **elsewhere)
     except ConfigError as error:
-        raise ConfigError(f"{where} {error}") from error
+        raise ConfigError(f"[scheduler] {error}") from error
 
 
-def _read_budgets(path: Path, tables: Table, errors: _Errors) -> dict[str, dict[str, Any]]:
+def _read_budgets(tables: Table, errors: _Errors) -> dict[str, dict[str, Any]]:
     """Return the keys that each table has; what it leaves out is as the collectors say."""
     budgets = {}
     for name, table in tables.items():
-        where = f"{path}: [budgets.{name}]"
+        where = f"[budgets.{name}]"
         with errors.kept():
             values = _read_table(_BudgetTable, _expect_table(where, table), where).model_dump(exclude_unset=True)
             try:
@@ -397,35 +554,36 @@ def _read_budgets(path: Path, tables: Table, errors: _Errors) -> dict[str, dict[
     return budgets
 
 
-def _read_collectors(path: Path, tables: Table, errors: _Errors) -> dict[str, Table]:
+def _read_collectors(tables: Table, errors: _Errors) -> dict[str, Table]:
     """Return the tables of the jobs; of one with errors only the options, for the plugins to judge."""
     collectors: dict[str, Table] = {}
     for job_id, table in tables.items():
-        where = f"{path}: [collectors.{job_id}]"
+        where = f"[collectors.{job_id}]"
         with errors.kept():
             collectors[job_id] = {key: _expect_table(where, table)[key] for key in table if key not in OUR_OPTIONS}
-            _check_collector(table, where)
-            collectors[job_id] = table
+            collectors[job_id] = {**table, **_check_collector(table, where)}
     return collectors
 
 
-def _check_collector(table: Table, where: str) -> None:
+def _check_collector(table: Table, where: str) -> Table:
+    """Return our keys of a job's table, checked."""
     ours = _read_table(_CollectorTable, {key: table[key] for key in table if key in OUR_OPTIONS}, where)
     try:
         if "at" in table:  # without `every` the collector's own interval counts, which is judged at registration
             parse_at(ours.at, parse_duration(ours.every or "1d"))
     except ConfigError as error:
         raise ConfigError(f"{where} {error}") from error
+    return {key: plain(each) for key, each in ours.model_dump(exclude_unset=True).items()}
 
 
-def _read_plugins(path: Path, table: Table) -> tuple[_PluginsTable, Mapping[str, Table]]:
+def _read_plugins(table: Table) -> tuple[_PluginsTable, Mapping[str, Table]]:
     """Part `[plugins]` into our keys and the plugins' own tables, which are theirs to check."""
-    settings: dict[str, Table] = {name: value for name, value in table.items() if isinstance(value, dict)}
+    settings: dict[str, Table] = {name: plain(value) for name, value in table.items() if isinstance(value, dict)}
     for key in _PluginsTable.model_fields:
         if key in settings:
-            raise ConfigError(f"{path}: [plugins] {key}: found a table, allowed is a list")
+            raise ConfigError(f"[plugins] {key}: found a table, allowed is a list")
     ours = {key: value for key, value in table.items() if key not in settings}
-    return _read_table(_PluginsTable, ours, f"{path}: [plugins]"), settings
+    return _read_table(_PluginsTable, ours, "[plugins]"), settings
 
 
 # -- A collector's options ---------------------------------------------------------------------------------------------
@@ -447,12 +605,13 @@ def read_options(options_type: type, table: Table, where: str, *, folder: Path =
     wrong += [f"{name}: missing; the collector needs it" for name in missing]
     values = {}
     known = [key for key in table if key in fields]
-    for key, adapter in _option_adapters(options_type, known, folder, where).items():
+    for key, (hint, adapter) in _option_adapters(options_type, known, folder, where).items():
+        found = typed(table[key], hint)
         try:
             # As JSON, which has TOML's types, so that strict means strict and a list can still be a tuple.
-            values[key] = adapter.validate_json(json.dumps(table[key], default=str), strict=True)
+            values[key] = adapter.validate_json(json.dumps(found, default=str), strict=True)
         except ValidationError as error:
-            wrong += _errors_of(error, {key: table[key]}, (key,))
+            wrong += _errors_of(error, {key: found}, (key,), table)
     if wrong:
         raise ConfigError("\n".join(f"{where} {each}" for each in wrong))
     try:
@@ -462,11 +621,13 @@ def read_options(options_type: type, table: Table, where: str, *, folder: Path =
         raise ConfigError(f"{where}{'' if said.partition(':')[0] in fields else ':'} {said}") from error
 
 
-def _option_adapters(options_type: type, keys: Iterable[str], folder: Path, where: str) -> dict[str, TypeAdapter[Any]]:
-    """Return what reads each of the fields; the types are the plugin author's, so they can be wrong, too."""
+def _option_adapters(
+    options_type: type, keys: Iterable[str], folder: Path, where: str
+) -> dict[str, tuple[Any, TypeAdapter[Any]]]:
+    """Return each field's type and what reads it; the types are the plugin author's, so they can be wrong, too."""
     try:
         hints = typing.get_type_hints(options_type, include_extras=True)
-        return {key: TypeAdapter(_as_in_toml(hints[key], folder)) for key in keys}
+        return {key: (hints[key], TypeAdapter(_as_in_toml(hints[key], folder))) for key in keys}
     except (PydanticUserError, PydanticUndefinedAnnotation, NameError, TypeError) as error:
         text = f"the types of {options_type.__qualname__} can't be read: {_one_line(error)}"
         raise ConfigError(f"{where}: {text}") from error
@@ -508,10 +669,12 @@ _ALLOWED = {
 def _read_table(model: type[_Model], table: Table, where: str) -> _Model:
     unknown = [key for key in table if key not in model.model_fields]
     wrong = [f"{key}: {_unknown_key(key, model.model_fields)}" for key in unknown]
+    hints = {key: each.annotation for key, each in model.model_fields.items()}
+    values = {key: typed(table[key], hints[key]) for key in table if key not in unknown}
     try:
-        read = model.model_validate({key: table[key] for key in table if key not in unknown})
+        read = model.model_validate(values)
     except ValidationError as error:
-        wrong += _errors_of(error, table)
+        wrong += _errors_of(error, values, (), table)
     if wrong:
         raise ConfigError("\n".join(f"{where} {each}" for each in wrong))
     return read
@@ -523,30 +686,44 @@ def _expect_table(where: str, value: object) -> Table:
     return value
 
 
-def _errors_of(error: ValidationError, table: object, above: tuple[str, ...] = ()) -> list[str]:
+def _errors_of(error: ValidationError, table: Table, above: tuple[str, ...], written: Table) -> list[str]:
     """Say what is wrong, a line for each place: where, what is allowed, what was found.
 
     A union reports each of its types, with the type's name in the place; what the place then no longer leads to
-    is left out, and the types are joined by "or".
+    is left out, and the types are joined by "or". `written` is the table as it was written: with a secret in it
+    nothing of a key's value is shown.
     """
     wrong: dict[str, list[str]] = {}
     for each in error.errors(include_url=False):
-        value, place = table, ""
-        for step in (*above, *each["loc"]):
-            try:
-                value = value[step]  # type: ignore[index]
-            except (LookupError, TypeError):
-                break
-            place += f"[{step}]" if isinstance(step, int) else f".{step}" if place else str(step)
+        steps = (*above, *each["loc"])
+        value, place = _follow(table, steps)
+        found = "***" if holds_secret(written[str(steps[0])]) else _found(value)
+        said = wrong.setdefault(place, [])
         if each["type"] == "value_error":  # a check of ours, in our words
-            wrong.setdefault(place, []).append(str(each["ctx"]["error"]))
+            text = str(each["ctx"]["error"])
+            said.append(text.replace(_found(value), found).replace(repr(str(value)), found) if found == "***" else text)
             continue
         allowed = _ALLOWED.get(each["type"]) or each["msg"].removeprefix("Input should be ")
         allowed = allowed.replace("greater than or equal to", "at least")
-        said = wrong.setdefault(place, [])
-        said.append(allowed if said else f"found {_found(value)}, allowed is {allowed}")
+        if each["type"] in ("list_type", "dict_type") and isinstance(value, Text):
+            allowed += " as JSON"
+        said.append(allowed if said else f"found {found}, allowed is {allowed}")
     lines = (f"{place}: {' or '.join(dict.fromkeys(said))}" for place, said in wrong.items())
     return [" ".join(line.split()) for line in lines]
+
+
+def _follow(table: Any, steps: Iterable[str | int]) -> tuple[Any, str]:
+    """Return what is at a place in a table, and the place as far as it leads there."""
+    value, place = table, ""
+    for step in steps:
+        if isinstance(value, str):
+            break
+        try:
+            value = value[step]
+        except (LookupError, TypeError):
+            break
+        place += f"[{step}]" if isinstance(step, int) else f".{step}" if place else str(step)
+    return value, place
 
 
 def _unknown_table(name: str, value: object) -> str:

@@ -68,7 +68,7 @@ from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pluggy
@@ -76,6 +76,7 @@ import schedule
 
 if TYPE_CHECKING:
     from geckosched.forecast import Forecast
+    from geckosched.spellings import Spellings
     from geckosched.views import JobStatus, Status
 
 __version__ = "0.1.0"
@@ -201,22 +202,128 @@ def _guard(call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
 
 
 def _note(level: int, text: str, *arguments: object) -> None:
-    """Log from a loop: the host's log handlers may raise, which must not end it."""
+    """Log from the writer, whose texts are ours and SQLite's and hold no values; see `SafeLogger.note`."""
     _guard(lambda: log.log(level, text, *arguments))
 
 
 def _one_line(error: BaseException) -> str:
-    """Give `Type: text` of any error on one line; its `__str__` is plugin code and may itself raise."""
+    """Give `Type: text` of any error on one line; its `__str__` is plugin code and may itself raise. Neither cut nor
+    without secrets, so it is for other errors' texts: what is told or stored is `Secrets.one_line`."""
     text, broken = _guard(lambda: " ".join(str(error).split()))
     if broken is not None:
         text = f"(its text could not be made: {type(broken).__name__})"
     name = type(error).__name__
-    return _clean(f"{name}: {text}" if text else name)[:1000]
+    return _clean(f"{name}: {text}" if text else name)
 
 
 def _clean(text: str) -> str:
     """Replace what SQLite can't store as text (lone surrogates)."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+class Secrets:
+    """Texts that a scheduler never shows: `hide` puts `***` in their place, in whatever way they are written (see
+    `geckosched.spellings`). Of a secret with several lines each line is one, too. Any thread may call; without secrets
+    nothing is looked for."""
+
+    LEAST = 6  # characters; what is shorter would be found everywhere
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        self._values: frozenset[str] = frozenset()
+        self._spellings: Spellings | None = None
+        self.add(values)
+
+    def __bool__(self) -> bool:
+        return self._spellings is not None
+
+    def add(self, values: Iterable[str]) -> None:
+        """Hide these, too. Those before stay hidden: runs that began with them may go on. Raises ConfigError, which
+        doesn't show it, for what is too short."""
+        found = {line.strip() for value in values for line in (self._checked(value), *value.splitlines())}
+        wanted = self._values | {value for value in found if len(value) >= self.LEAST}
+        if wanted == self._values:
+            return
+        try:
+            from geckosched.spellings import Spellings
+        except ImportError as error:
+            raise ConfigError("secrets: they need the whole package, core.py alone can't hide them") from error
+        self._values, self._spellings = wanted, Spellings(wanted)
+
+    def _checked(self, value: str) -> str:
+        if not isinstance(value, str):
+            raise ConfigError(f"secrets: found {type(value).__name__}, allowed are texts")
+        if (length := len(value.strip())) < self.LEAST:
+            raise ConfigError(f"secrets: found one of {length} characters, allowed are {self.LEAST} and more")
+        return value
+
+    def hide(self, text: str) -> str:
+        """Return a text without the secrets. Hide first, then cut: half a secret is not found."""
+        return text if self._spellings is None else self._spellings.replace(text, "***")
+
+    def hide_in(self, value: Any) -> Any:
+        """Return a value without the secrets: in lists and dicts each text, of other things that show one a text."""
+        if self._spellings is None or value is None or isinstance(value, int | float):
+            return value
+        if isinstance(value, str):
+            return self.hide(value)
+        if isinstance(value, Mapping):
+            return {self.hide_in(key): self.hide_in(each) for key, each in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self.hide_in(each) for each in value]
+        text = _guard(lambda: repr(value))[0] or ""
+        return value if self.hide(text) == text else self.hide(text)
+
+    def hide_error(self, error: GeckoschedError) -> GeckoschedError:
+        """Return an error of ours if neither it nor what it came from shows a secret; else one that says the same."""
+        text = "".join(traceback.format_exception(error))
+        return error if self.hide(text) == text else type(error)(self.hide(str(error)))
+
+    def one_line(self, error: BaseException) -> str:
+        """Give `Type: text` of any error as it may be told: on one line, at most 1,000 characters."""
+        return self.hide(_one_line(error))[:1000]
+
+    def lines(self, lines: Iterable[str]) -> str:
+        """Join the lines of a traceback or a stack as they may be told: the last 20,000 characters."""
+        return _clean(self.hide("".join(lines)))[-20_000:]
+
+
+class SafeLogger(logging.Logger):
+    """Speaks through one of the host's loggers, without secrets: they are gone from a record, its traceback and its
+    `extra` before that logger's filters and anybody's handlers see it. Without secrets records are left alone."""
+
+    def __init__(self, speaker: logging.Logger, secrets: Secrets) -> None:
+        super().__init__(speaker.name)
+        self.parent, self.handlers, self.filters = speaker, speaker.handlers, speaker.filters
+        self._speaker = speaker
+        self._secrets = secrets
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
+        return self._speaker.isEnabledFor(level)
+
+    def setLevel(self, level: int | str) -> None:  # noqa: N802 - logging's name
+        self._speaker.setLevel(level)
+
+    def getChild(self, suffix: str) -> SafeLogger:  # noqa: N802 - logging's name
+        return SafeLogger(self._speaker.getChild(suffix), self._secrets)
+
+    def handle(self, record: logging.LogRecord) -> None:
+        if self._secrets:
+            self._hide(record)
+        self._speaker.handle(record)
+
+    def _hide(self, record: logging.LogRecord) -> None:
+        text, broken = _guard(record.getMessage)
+        record.msg = text if broken is None else f"{record.msg} (which its arguments don't fit: {_one_line(broken)})"
+        if record.exc_info:
+            error = record.exc_info[1]
+            lines, _ = _guard(lambda: traceback.format_exception(error))
+            record.exc_info, record.exc_text = None, "".join(lines or ()).rstrip()
+        values = vars(record)
+        values.update({name: self._secrets.hide_in(value) for name, value in values.items()}, args=())
+
+    def note(self, level: int, text: str, *arguments: object) -> None:
+        """Log from a loop: the host's log handlers may raise, which must not end it."""
+        _guard(lambda: self.log(level, text, *arguments))
 
 
 # ======================================================================================================================
@@ -369,7 +476,8 @@ Duration = str | int | float | timedelta
 class SchedulerConfig:
     """Settings of a scheduler. Durations are text with units ("30s"), seconds or timedeltas; what a job sets wins.
 
-    `budgets` overrides rate or burst of budgets: `{"weather": {"rate": "30/m"}}`. Raises ConfigError naming the field.
+    `budgets` overrides rate or burst of budgets: `{"weather": {"rate": "30/m"}}`. `secrets` are texts that appear in
+    nothing the scheduler writes but collected rows and state. Raises ConfigError naming the field.
     """
 
     database: str | os.PathLike[str] = "geckosched.db"
@@ -386,8 +494,10 @@ class SchedulerConfig:
     retention_days: int = 30
     retention_runs: int = 10_000
     budgets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
+        Secrets(self.secrets)
         if str(self.database) in ("", ":memory:"):
             raise ConfigError(f"database: found {str(self.database)!r}, allowed is the path of a file")
         for name in ("max_workers", "max_consecutive_errors", "retention_days", "retention_runs"):
@@ -1387,7 +1497,7 @@ class RunContext:
 
     def __init__(self, port: RunPort, *, run_id: int, job_id: str, reason: Reason, scheduled_for: int | None,
                  started_at: int, options: Any, settings: Mapping[str, Any], budget: Budget | None,
-                 saved_state: str) -> None:
+                 saved_state: str, secrets: Secrets | None = None) -> None:
         self.id = run_id
         self.job_id = job_id
         self.reason = reason
@@ -1404,14 +1514,15 @@ class RunContext:
         self._losses: list[Loss] = []
         self._port = port
         self._budget = budget
+        self._secrets = Secrets() if secrets is None else secrets
         self._log: logging.Logger | None = None
         self.put_back()
 
     @property
     def log(self) -> logging.Logger:
-        """A logger of this job: `geckosched.job.JOB_ID`."""
+        """A logger of this job: `geckosched.job.JOB_ID`. Its records show no secret of the configuration."""
         if self._log is None:
-            self._log = log.getChild("job").getChild(self.job_id)
+            self._log = SafeLogger(log.getChild("job").getChild(self.job_id), self._secrets)
         return self._log
 
     @property
@@ -1454,10 +1565,12 @@ class RunContext:
         run.problem(x, e)` can't swallow them."""
         if isinstance(error, Signal):
             raise error
-        text = _one_line(error) if isinstance(error, BaseException) else _clean(" ".join(str(error).split()))
+        if isinstance(error, BaseException):
+            text = self._secrets.one_line(error)
+            self.first_traceback = self.first_traceback or _traceback(error, self._secrets)
+        else:
+            text = _clean(" ".join(self.hide(str(error)).split()))
         self.failed_targets.setdefault(_clean(str(target)), text)
-        if self.first_traceback is None and isinstance(error, BaseException):
-            self.first_traceback = _traceback(error)
 
     def lost(self, target: str, count: int, since: datetime | float, until: datetime | float) -> None:
         """Announce data that the service no longer shows: about `count` of `target` between `since` and `until` (aware
@@ -1470,7 +1583,12 @@ class RunContext:
                 span.append(to_text(round(moment * SECOND)))
             else:
                 raise ConfigError(f"lost {name}: found {moment!r}, allowed are aware datetimes and epoch seconds")
-        self._losses.append(Loss(_clean(str(target)), max(0, int(count)), *span))
+        self._losses.append(Loss(_clean(self.hide(str(target))), max(0, int(count)), *span))
+
+    def hide(self, text: str) -> str:
+        """Return a text with `***` in place of the configuration's secrets. What a run tells by its log, its errors and
+        its targets is treated so anyway; this is for who cuts a text first. Rows and state are never altered."""
+        return self._secrets.hide(text)
 
     def call(self, budget: Budget | None = None) -> HeldCall:
         """Wait for, then hold one call of the budget (the collector's own unless named) in a `with` block.
@@ -1495,7 +1613,8 @@ class RunContext:
         """Put the state back to what was last saved, and drop the losses that go with what was not saved."""
         saved, error = _guard(lambda: json.loads(self.saved_state))
         if error is not None or not isinstance(saved, dict):
-            raise StoreError(f"job {self.job_id}: its stored state is no JSON object: {self.saved_state[:60]!r}")
+            found = self.hide(self.saved_state)[:60]
+            raise StoreError(f"job {self.job_id}: its stored state is no JSON object: {found!r}")
         if not isinstance(self.state, dict):
             self.state = {}
         self.state.clear()  # in place: the collector may have a name of its own for it
@@ -1545,6 +1664,7 @@ OUR_OPTIONS = ("use", "every", "at", "timeout", "priority", "max_consecutive_err
 
 
 OptionsReader = Callable[[type, Mapping[str, Any], str], Any]
+TablesReader = Callable[["CollectorRegistry"], Mapping[str, Mapping[str, Any]]]
 
 
 def read_options(options_type: type, values: Mapping[str, Any], where: str) -> Any:
@@ -1628,9 +1748,12 @@ class CollectorRegistry:
     patience = 60.0
     warn_after = 5.0  # seconds
 
-    def __init__(self) -> None:
+    def __init__(self, secrets: Secrets | None = None) -> None:
+        self.secrets = Secrets() if secrets is None else secrets
+        self.log = SafeLogger(log, self.secrets)
         self.plugins: dict[str, PluginStatus] = {}
         self.collectors: dict[str, RegisteredCollector] = {}
+        self.withheld: dict[str, RegisteredCollector] = {}  # of plugins whose settings are wrong: to judge options by
         self.not_scheduled: dict[str, str] = {}
         self.off_by_default: set[str] = set()  # job ids: their collectors say so, and the configuration doesn't object
         self._listeners: dict[str, tuple[str, ...]] = {}
@@ -1687,13 +1810,15 @@ class CollectorRegistry:
         if error is None:
             _, error = _guard(lambda: self._register(name, load, settings, brought))
         if error is not None:
+            if isinstance(error.__cause__, ConfigError):
+                self.withheld.update((each, RegisteredCollector(brought[each], name, settings)) for each in brought)
             brought.clear()
             if not taken:
                 self._managers.pop(name, None)
-            log.warning("plugin %s is broken: %s%s", name, _one_line(error), _origin(error))
+            self.log.warning("plugin %s is broken: %s%s", name, self.secrets.one_line(error), _origin(error))
         for collector_name, made in brought.items():
             self.collectors[collector_name] = RegisteredCollector(made, name, settings)
-        text = None if error is None else _one_line(error) + _origin(error)
+        text = None if error is None else self.secrets.one_line(error) + _origin(error)
         self.plugins[name] = PluginStatus(name, *distribution, error is None, text, tuple(sorted(brought)))
         self._listeners = {}
         return name
@@ -1736,7 +1861,7 @@ class CollectorRegistry:
         thread.start()
         answer.wait(min(self.warn_after, self.patience))
         if not answer:
-            log.warning("plugin %s: %s takes long%s", plugin, what, _whereabouts(thread))
+            self.log.warning("plugin %s: %s takes long%s", plugin, what, _whereabouts(thread))
             answer.wait(self.patience - self.warn_after)
         if not (answers := answer.drain()):
             raise PluginError(f"{what} has not returned for {self.patience:g} s{_whereabouts(thread)}")
@@ -1822,7 +1947,8 @@ class Ear:
             self._events.put_nowait((hook, arguments))
         except queue.Full:
             if not self._dropped:
-                _note(logging.WARNING, "plugin %s: its hooks are slower than events, some are dropped", self._plugin)
+                self._registry.log.note(
+                    logging.WARNING, "plugin %s: its hooks are slower than events, some are dropped", self._plugin)
             self._dropped += 1
 
     def close(self) -> None:
@@ -1861,10 +1987,12 @@ class Ear:
     def _note(self, error: BaseException) -> None:
         first = not self._errors
         self._errors += 1
-        text = _one_line(error).removeprefix(f"PluginError: plugin {self._plugin}: ") + _origin(error)
+        said = self._registry.secrets.one_line(error)
+        text = said.removeprefix(f"PluginError: plugin {self._plugin}: ") + _origin(error)
         self._error = f"{text}, at {_readable(to_text(Clock().now()))}"
         if first:
-            _note(logging.WARNING, "plugin %s: %s (its later errors: geckosched plugins)", self._plugin, text)
+            self._registry.log.note(
+                logging.WARNING, "plugin %s: %s (its later errors: geckosched plugins)", self._plugin, text)
 
 
 def _origin(error: BaseException) -> str:
@@ -1913,7 +2041,7 @@ def check_collector(made: Any) -> str:
     """Return the name of a collector (class or instance) after checking what it declares. Raises ConfigError."""
     if not callable(getattr(made, "collect", None)):
         raise ConfigError(f"found {made!r}, allowed are Collector classes, instances and @collector functions")
-    name = check_name(getattr(made, "name", None), f"name of collector {made!r}"[:200])
+    name = check_name(getattr(made, "name", None), f"name of collector {made!r}")
     options = getattr(made, "Options", None)
     if options is not None:
         if not dataclasses.is_dataclass(options):
@@ -2417,7 +2545,7 @@ class StartRun(Message):
     def refused(self, error: BaseException) -> None:
         super().refused(error)
         ticker = self._execution.lead.ticker
-        ending = Ending(Outcome.INTERRUPTED, detail=_one_line(error))
+        ending = Ending(Outcome.INTERRUPTED, detail=self._execution.lead.secrets.one_line(error))
         ticker.inbox.put((ticker.ended, self._execution, ending, self._execution.started_at))
 
 
@@ -2446,7 +2574,8 @@ class CommitRows(Message):
         lost = sum(loss.amount for loss in self._losses)
         execute = writer.connection.execute
         for loss in self._losses:
-            execute("INSERT INTO geckosched_losses VALUES (?,?,?,?,?,?)", (execution.id, job_id, *loss))
+            target = execution.lead.secrets.hide(loss.target)
+            execute("INSERT INTO geckosched_losses VALUES (?,?,?,?,?,?)", (execution.id, job_id, target, *loss[1:]))
         execute("UPDATE geckosched_runs SET rows=rows+?, lost=lost+?, calls=? WHERE id=?",
                 (count, lost, self._calls, execution.id))
         rows_at = to_text(execution.lead.clock.now()) if count else None
@@ -2473,7 +2602,7 @@ class CloseRun(Message):
 
     def __init__(self, execution: Execution, ending: Ending, finished_at: int, job_row: tuple[Any, ...]) -> None:
         self._execution = execution
-        self._ending = ending
+        self._ending = ending.without(execution.lead.secrets)
         self._finished_at = finished_at
         self._job_row = job_row
 
@@ -2617,6 +2746,14 @@ class Ending(NamedTuple):
     traceback: str | None = None
     retry_after: int = 0
     again_after: int | None = None
+
+    def without(self, secrets: Secrets) -> Ending:
+        """Return it as it may be stored and told. Its texts are made without secrets; this is the last guard."""
+        if not secrets:
+            return self
+        texts = ((name, each) for name, each in self._asdict().items() if type(each) is str)
+        hidden: dict[str, Any] = {name: secrets.hide(text) for name, text in texts}
+        return self._replace(**hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -2803,7 +2940,9 @@ class Execution:
             self.context = context
             _, error = _guard(lambda: self._collect(context))
         ended, broken = _guard(lambda: self._ending(error))
-        return cast(Ending, ended) if broken is None else Ending(Outcome.FAILED, error=_one_line(broken))
+        if broken is not None:
+            return Ending(Outcome.FAILED, error=self.lead.secrets.one_line(broken))
+        return cast(Ending, ended)
 
     def _open(self) -> RunContext:
         job, registration = self.job, self.job.registration
@@ -2811,7 +2950,7 @@ class Execution:
         return RunContext(
             self, run_id=self.id, job_id=registration.job_id, reason=self.reason, scheduled_for=self.scheduled_for,
             started_at=self.started_at, options=registration.options, settings=registration.settings,
-            budget=registration.budget, saved_state=job.state)
+            budget=registration.budget, saved_state=job.state, secrets=self.lead.secrets)
 
     def _collect(self, context: RunContext) -> None:
         job, registration = self.job, self.registration
@@ -2823,12 +2962,12 @@ class Execution:
         drive(made[1].collect(context), context)
 
     def _ending(self, error: BaseException | None) -> Ending:
-        context = self.context
+        context, secrets = self.context, self.lead.secrets
         failed = context.failed_targets if context else {}
         good = context.good_targets - failed.keys() if context else set()
         outcome = outcome_of(error, len(failed), len(good), self.stop)
         details = [f"{len(failed)} failed, {len(good)} well"] if failed else []
-        details += [f"{target}: {text}"[:500] for target, text in itertools.islice(failed.items(), 20)]
+        details += [secrets.hide(f"{target}: {text}")[:500] for target, text in itertools.islice(failed.items(), 20)]
         if self.asked_at is not None:
             over = (self.lead.clock.monotonic() - self.asked_at) / SECOND
             details.append(f"asked to stop ({self.stop}), ended {over:.1f} s later")
@@ -2837,14 +2976,14 @@ class Execution:
             ending = ending._replace(traceback=context.first_traceback)
         if isinstance(error, SkipRun):
             again = None if error.again_after is None else max(SECOND, _microseconds(error.again_after))
-            details.insert(0, _clean(str(error.reason)))
+            details.insert(0, _clean(secrets.hide(str(error.reason))))
             ending = ending._replace(again_after=again)
         elif isinstance(error, RateLimited):
             details.insert(0, f"retry after {error.retry_after:g} s")
             ending = ending._replace(retry_after=round(error.retry_after * SECOND))
         elif error is not None and outcome is Outcome.FAILED:
-            name, _, text = _one_line(error).partition(": ")
-            ending = ending._replace(error_type=name, error=text, traceback=_traceback(error))
+            name, _, text = secrets.one_line(error).partition(": ")
+            ending = ending._replace(error_type=name, error=text, traceback=_traceback(error, secrets))
         elif outcome is Outcome.FAILED:
             ending = ending._replace(error=f"every target failed, {next(iter(failed))}: {next(iter(failed.values()))}")
         return ending._replace(detail="\n".join(details) or None)
@@ -2947,13 +3086,13 @@ class Execution:
     def report(self, ending: Ending, finished_at: int) -> None:
         """Say in the log how it ended."""
         level = logging.WARNING if ending.outcome in (Outcome.FAILED, Outcome.TIMED_OUT) else logging.INFO
-        if log.isEnabledFor(level):
+        if self.lead.log.isEnabledFor(level):
             seconds = (finished_at - self.started_at) / SECOND
             error = ": ".join(part for part in (ending.error_type, ending.error) if part)
             why = error or (ending.detail or "").replace("\n", "; ")
             name, why = self.job.registration.job_id, f" ({why[:200]})" if why else ""
             rows = f"{self.rows} row{'' if self.rows == 1 else 's'}"
-            log.log(level, "%s: %s, %s, %.1f s%s", name, ending.outcome, rows, seconds, why)
+            self.lead.log.log(level, "%s: %s, %s, %.1f s%s", name, ending.outcome, rows, seconds, why)
 
     # -- the ticker's side
 
@@ -3017,13 +3156,13 @@ def _batches(value: Any) -> Iterable[Batch]:
     raise YieldRefused(f"yielded {type(value).__name__}, allowed are a Batch, a list of them, or None")
 
 
-def _traceback(error: BaseException) -> str | None:
+def _traceback(error: BaseException, secrets: Secrets) -> str | None:
     """Return an error's traceback from the collector's own frame on."""
     frame, ours = error.__traceback__, (__file__, str(Path(asyncio.__file__).parent))
     while frame is not None and frame.tb_frame.f_code.co_filename.startswith(ours):
         frame = frame.tb_next
     lines, broken = _guard(lambda: traceback.format_exception(type(error), error, frame))
-    return None if broken is not None else _clean("".join(lines))[-20_000:]
+    return None if broken is not None else secrets.lines(lines)
 
 
 # ======================================================================================================================
@@ -3204,6 +3343,7 @@ class Lead:
         self.instance_id = uuid.uuid4().hex[:12]
         self.started_at = clock.now()
         self.registry = registry
+        self.secrets, self.log = registry.secrets, registry.log
         self.hooks = Hooks(registry)
         self.writer = Writer(store.open_writer(), clock, store.gate)
         self.work: queue.SimpleQueue[Execution | None] = queue.SimpleQueue()
@@ -3297,7 +3437,7 @@ class Lead:
             while turn():
                 pass
         except Exception:
-            _guard(lambda: log.exception("the %s died; this is a bug of geckosched", name))
+            _guard(lambda: self.log.exception("the %s died; this is a bug of geckosched", name))
             died()
             self.ticker.die()
 
@@ -3522,7 +3662,8 @@ class Checkup:
             if not number % self.BREATH:
                 Inbox().wait(0.001)  # the ticker waits no longer for the interpreter than so many take
             found, error = _guard(lambda: judge(job, lead.clock.now(), lead.started_at, job["plugin"] in broken))  # noqa: B023
-            damaged = Verdict(Health.UNHEALTHY, f"its row is damaged: {_one_line(error)}") if error else None
+            said = lead.secrets.one_line(error) if error else ""
+            damaged = Verdict(Health.UNHEALTHY, f"its row is damaged: {said}") if error else None
             self._hear(lead, job["job_id"], damaged or found)
         self._after = jobs[-1]["job_id"] if len(jobs) == self.PORTION else ""
         self._next = None if self._after else now + parse_duration(lead.config.health_check_interval)
@@ -3535,7 +3676,7 @@ class Checkup:
         if {old, found.health} == {Health.PENDING, Health.HEALTHY}:
             level = logging.DEBUG
         why = f" ({found.reason})" if found.reason else ""
-        log.log(level, "%s: %s, was %s%s", job_id, found.health, old, why)
+        lead.log.log(level, "%s: %s, was %s%s", job_id, found.health, old, why)
         lead.hooks.tell("health_changed", job_id=job_id, old=old, new=found.health, reason=found.reason)
 
 
@@ -3557,9 +3698,10 @@ class Watcher:
     EVERY = 0.5  # seconds
     HEARTBEAT = 2.0
 
-    def __init__(self, lead: Callable[[], Lead | None], seek: Callable[[], object]) -> None:
+    def __init__(self, lead: Callable[[], Lead | None], seek: Callable[[], object], secrets: Secrets) -> None:
         self.inbox = Inbox()
         self.last_turn = 0.0  # by time.monotonic
+        self._secrets = secrets
         self._lead = lead
         self._seek = seek
         self._seen = 0
@@ -3580,7 +3722,7 @@ class Watcher:
                 self._read_requests(lead)
                 self._checkup.turn(lead)
         except Exception as error:  # without this loop there is no heartbeat, no request, no take-over
-            log.warning("watcher: %s", _one_line(error))
+            SafeLogger(log, self._secrets).warning("watcher: %s", self._secrets.one_line(error))
         self.last_turn = time.monotonic()
         return True
 
@@ -3601,7 +3743,7 @@ class Watcher:
             answer = "refused: unknown action" if row["action"] not in _ACTIONS else None
             asked = _guard(lambda: (from_text(row["requested_at"]), json.loads(row["arguments"] or "{}")))  # noqa: B023
             if asked[1] is not None:
-                answer = f"refused: {_one_line(asked[1])}"
+                answer = f"refused: {self._secrets.one_line(asked[1])}"
             elif now - asked[0][0] > REQUEST_LIFETIME:
                 answer = "expired"
             if answer is not None:
@@ -3631,6 +3773,7 @@ class Ticker:
         self.last_run_id = 0
         self.last_turn = lead.clock.now()
         self._lead = lead
+        self._note = lead.log.note
         self._clock = lead.clock
         self._timetable = Timetable(lead.clock.now)
         self._momentary = momentary
@@ -3725,7 +3868,7 @@ class Ticker:
         doubt, self._doubt = max(after - before, self._doubt), after - before  # how far apart the readings may lie
         if abs(step) < SECOND + doubt:
             return
-        _note(logging.WARNING, "the clock was set %+.1f s", step / SECOND)
+        self._note(logging.WARNING, "the clock was set %+.1f s", step / SECOND)
         self._calls.save()
         if step < 0:
             for job in self.jobs.values():
@@ -3741,7 +3884,7 @@ class Ticker:
         now = self._clock.now()
         foreign = row is not None and row["collector"] != registration.name
         if foreign:
-            _note(logging.WARNING, "job %s was of another collector: it starts anew", registration.job_id)
+            self._note(logging.WARNING, "job %s was of another collector: it starts anew", registration.job_id)
             row = None
         job = restored(registration, row, self._delays, now)
         job.slot = self._timetable.add(registration.grid, lambda due: self._on_due(job, due))
@@ -3811,7 +3954,7 @@ class Ticker:
             try:
                 statements = getattr(self, f"_do_{action}")(job, **arguments)
             except (TypeError, ValueError, ArithmeticError, GeckoschedError) as error:  # a request may hold anything
-                answer = f"refused: {_one_line(error)}"
+                answer = f"refused: {self._lead.secrets.one_line(error)}"
         if request is not None:
             sql = "UPDATE geckosched_requests SET answered_at=?, answer=? WHERE id=?"
             statements.append((sql, (to_text(Clock().now()), answer, request)))
@@ -3819,7 +3962,7 @@ class Ticker:
         then = functools.partial(self._lead.hooks.tell, "breaker_changed", job_id=job_id, old=before,
                                  new=BreakerState.CLOSED, reason="somebody reset it") if was_reset else None
         if was_reset:
-            _note(logging.INFO, "%s: breaker closed, somebody reset it", job_id)
+            self._note(logging.INFO, "%s: breaker closed, somebody reset it", job_id)
         self._lead.writer.inbox.put(Statements(statements, reply, answer, then))
 
     def trigger(self, job_id: str, inbox: Inbox) -> None:
@@ -4113,12 +4256,12 @@ class Ticker:
                  again_after=ending.again_after)
         if breaker.state is not before and breaker.retry_at is not None:
             probe_at = _readable(to_text(breaker.retry_at))
-            _note(logging.WARNING, "%s: breaker open, one probe at %s", registration.job_id, probe_at)
+            self._note(logging.WARNING, "%s: breaker open, one probe at %s", registration.job_id, probe_at)
             count = breaker.consecutive_errors
             errors = "one error" if count == 1 else f"{count} errors in a row"
             self._note_breaker(execution, before, f"{errors}, the last run {outcome}; one probe at {probe_at}")
         elif breaker.state is not before:
-            _note(logging.INFO, "%s: breaker closed", registration.job_id)
+            self._note(logging.INFO, "%s: breaker closed", registration.job_id)
             self._note_breaker(execution, before, f"a run {outcome}")
         if execution.dry is not None:  # it served no slot
             self._plan(job, job.next)
@@ -4166,7 +4309,7 @@ class Ticker:
                 again = now + left
             elif execution.stop is None:
                 job_id, limit = execution.job.registration.job_id, format_duration(execution.job.registration.timeout)
-                _note(logging.WARNING, "%s: over its time limit of %s, asked to stop", job_id, limit)
+                self._note(logging.WARNING, "%s: over its time limit of %s, asked to stop", job_id, limit)
                 self._ask_to_stop(execution, TIME_LIMIT)
                 again = now + GRACE
             elif execution.waiting_since is not None or self._abandoned >= self._lead.config.max_workers:
@@ -4191,7 +4334,7 @@ class Ticker:
         self._abandoned += 1
         self._lead.spawn_worker()
         calls = execution.context.calls if execution.context else 0
-        ending = ending._replace(calls=calls, traceback=_stack(execution.thread))
+        ending = ending._replace(calls=calls, traceback=_stack(execution.thread, self._lead.secrets))
         self._close(execution, ending, self._clock.now())
         execution.report(ending, self._clock.now())
         self._save_abandoned(job)
@@ -4238,7 +4381,7 @@ class Ticker:
         self.dismiss_waiters()
         if self._running:
             names = ", ".join(sorted(execution.job.registration.job_id for execution in self._running))
-            _note(logging.INFO, "stopping: waiting for %s", names)
+            self._note(logging.INFO, "stopping: waiting for %s", names)
         for execution in tuple(self._running):
             self._ask_to_stop(execution, SHUTDOWN)
 
@@ -4263,16 +4406,16 @@ class Ticker:
         for execution in tuple(self._running):
             calls = execution.context.calls if execution.context else 0
             detail = "it did not end when the scheduler stopped"
-            ending = Ending(Outcome.INTERRUPTED, calls, detail, traceback=_stack(execution.thread))
+            ending = Ending(Outcome.INTERRUPTED, calls, detail, traceback=_stack(execution.thread, self._lead.secrets))
             self._gave_up = True
             self._close(execution, ending, self._clock.now())
             execution.report(ending, self._clock.now())
 
 
-def _stack(thread: int | None) -> str | None:
+def _stack(thread: int | None, secrets: Secrets) -> str | None:
     """Return where a thread is, as text."""
     frame = sys._current_frames().get(thread) if thread is not None else None
-    return None if frame is None else _clean("".join(traceback.format_stack(frame)))[-20_000:]
+    return None if frame is None else secrets.lines(traceback.format_stack(frame))
 
 
 # ======================================================================================================================
@@ -4280,6 +4423,26 @@ def _stack(thread: int | None) -> str | None:
 # ======================================================================================================================
 
 TAKE_OVER = 5.0  # seconds that callers wait while the lead changes hands
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _without_secrets(
+    method: Callable[Concatenate[CollectionScheduler, _P], _T],
+) -> Callable[Concatenate[CollectionScheduler, _P], _T]:
+    """Let a method raise no ConfigError and no PluginError that shows a secret, its own text or what it came from."""
+
+    @functools.wraps(method)
+    def call(self: CollectionScheduler, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return method(self, *args, **kwargs)
+        except (ConfigError, PluginError) as error:
+            if (told := self.secrets.hide_error(error)) is error:
+                raise
+        raise told  # out here: in there the original would stay its context
+
+    return call
 
 
 class CollectionScheduler:
@@ -4291,7 +4454,9 @@ class CollectionScheduler:
 
     def __init__(self, config: SchedulerConfig | None = None, *, clock: Clock | None = None) -> None:
         self.config = config or SchedulerConfig()
-        self.registry = CollectorRegistry()
+        self.secrets = Secrets(self.config.secrets)
+        self.registry = CollectorRegistry(self.secrets)
+        self._log = self.registry.log
         self.lead: Lead | None = None
         self._clock = clock or Clock()
         self._store = Store(self.config.database)
@@ -4311,6 +4476,7 @@ class CollectionScheduler:
 
     # -- jobs
 
+    @_without_secrets
     def register_collector(
         self, collector: Any, every: object = None, *, job_id: str | None = None, options: Any = None,
         enabled: bool = True, at: str | None = None, timeout: Duration | None = None, priority: int | None = None,
@@ -4479,14 +4645,17 @@ class CollectionScheduler:
 
     # -- plugins
 
+    @_without_secrets
     def load_plugins(
         self, only: Iterable[str] | None = None, *, disable: Iterable[str] = (),
         load: Iterable[str | os.PathLike[str]] = (), settings: Mapping[str, Mapping[str, Any]] | None = None,
-        collectors: Mapping[str, Mapping[str, Any]] | None = None, read_options: OptionsReader = read_options,
+        collectors: Mapping[str, Mapping[str, Any]] | TablesReader | None = None,
+        read_options: OptionsReader = read_options,
     ) -> None:
         """Register the installed plugins (and the files of `load`) and schedule their collectors.
 
-        `settings` and `collectors` are the tables `[plugins.NAME]` and `[collectors.X]` of the configuration. A
+        `settings` and `collectors` are the tables `[plugins.NAME]` and `[collectors.X]` of the configuration, the
+        latter perhaps as a function that makes them once it is handed the registry, with what the plugins brought. A
         collector without a table runs at its own interval if it needs no options, else `registry.not_scheduled` says
         what it needs; one with `enabled = False` is off unless its table says otherwise. A broken plugin is kept in
         `registry.plugins` with the reason and raises nothing; tables that can't be used raise one ConfigError, with a
@@ -4496,8 +4665,10 @@ class CollectionScheduler:
         for path in load:
             self.registry.load_file(path, settings or {})
         self.registry.load_entry_points(only, disable, settings or {})
-        self._schedule(collectors or {}, read_options)
+        tables = collectors(self.registry) if callable(collectors) else collectors
+        self._schedule(tables or {}, read_options)
 
+    @_without_secrets
     def add_plugin(self, plugin: object, name: str | None = None) -> str:
         """Register a plugin object (a module, a class or an instance) and schedule its collectors; returns its name.
         Raises PluginError if it is broken."""
@@ -4530,6 +4701,10 @@ class CollectionScheduler:
         name = str(table.get("use", job_id))
         known = self.registry.collectors.get(name)
         where = f"[collectors.{job_id}]"
+        own = {key: value for key, value in table.items() if key not in OUR_OPTIONS}
+        withheld = self.registry.withheld.get(name) if known is None else None
+        if withheld is not None and (options_type := getattr(withheld.collector, "Options", None)) is not None:
+            reader(options_type, own, where)  # what is wrong with it is said with what is wrong with its plugin
         if known is None:
             text = f'{where} no installed collector is called "{name}"{_closest(name, self.registry.collectors)}'
             broken = [plugin.name for plugin in self.registry.plugins.values() if not plugin.ok]
@@ -4537,10 +4712,9 @@ class CollectionScheduler:
                 raise ConfigError(text)
             if broken:
                 text = f'{where} is left out: if "{name}" is of a broken plugin ({", ".join(broken)}), mend that first'
-            log.warning("%s", text)
+            self._log.warning("%s", text)
             return
         ours = {key: value for key, value in table.items() if key in OUR_OPTIONS and key != "use"}
-        own = {key: value for key, value in table.items() if key not in OUR_OPTIONS}
         options_type = getattr(known.collector, "Options", None)
         options = own if options_type is None else reader(options_type, own, where)
         self._register_of_plugin(name, job_id, options=options, **ours)
@@ -4652,10 +4826,10 @@ class CollectionScheduler:
                 if not self.try_to_lead():
                     self._state = SchedulerState.STANDBY
                     self._lock.stand_by()
-                    log.info("standing by: another process leads %s", self._store.path)
+                    self._log.info("standing by: another process leads %s", self._store.path)
                     self._say_how_jobs_differ()
                 undo.pop_all()
-            self._watcher = Watcher(lambda: self.lead, self.try_to_lead)
+            self._watcher = Watcher(lambda: self.lead, self.try_to_lead, self.secrets)
             thread = threading.Thread(target=_repeat(self._watcher.turn), name="geckosched-watcher", daemon=True)
             self._watcher_thread = thread
             thread.start()
@@ -4674,7 +4848,8 @@ class CollectionScheduler:
         said = [f"{kind}: {', '.join(found[:10])}{' ...' if len(found) > 10 else ''}"
                 for kind, found in differences.items() if found]
         if said:
-            log.warning("the jobs here differ from the leader's, and hold once this process leads: %s", "; ".join(said))
+            how = "; ".join(said)
+            self._log.warning("the jobs here differ from the leader's, and hold once this process leads: %s", how)
 
     def try_to_lead(self) -> bool:
         """Take the lead if nobody has it. Called at the start and, while standing by, by the watcher."""
@@ -4684,7 +4859,7 @@ class CollectionScheduler:
                 return False
             self.lead = self._take_lead(momentary=False)
             self._lock.stop_waiting()
-            log.info("leading: this process runs the jobs of %s", self._store.path)
+            self._log.info("leading: this process runs the jobs of %s", self._store.path)
             self._state = SchedulerState.RUNNING
             return True
 
@@ -4697,7 +4872,7 @@ class CollectionScheduler:
                     lead = Lead(self._store, self.config, self._clock, self._registrations.values(), self.registry,
                                 momentary=momentary, keep=self._keep, only=self._only)
             except (sqlite3.Error, ValueError, TypeError, KeyError) as error:  # or a value that somebody damaged
-                raise StoreError(f"{self._store.path}: {_one_line(error)}") from error
+                raise StoreError(f"{self._store.path}: {self.secrets.one_line(error)}") from error
             lead.start(self._loop_died)
             undo.pop_all()
         return lead
@@ -4729,7 +4904,7 @@ class CollectionScheduler:
                 if lead is not None:  # else the lock is a momentary lead's, if it is ours at all
                     self._lock.release()
                 self._state = SchedulerState.STOPPED
-                log.info("stopped")
+                self._log.info("stopped")
         self._stop_wanted.put(True)
 
     def hurry(self) -> None:
@@ -4826,7 +5001,7 @@ class CollectionScheduler:
     @contextlib.contextmanager
     def _for_the_moment(self, lead: Lead) -> Iterator[None]:
         """Keep a momentary lead while it is used, and until it has done what other processes asked of it meanwhile."""
-        watcher = Watcher(lambda: lead, lambda: None)
+        watcher = Watcher(lambda: lead, lambda: None, self.secrets)
         thread = lead.spawn("watcher", _repeat(watcher.turn))
         try:
             yield

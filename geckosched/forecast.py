@@ -37,7 +37,6 @@ from geckosched.core import (
     Store,
     StoreError,
     _guard,
-    _one_line,
     first_run,
     format_duration,
     from_text,
@@ -290,6 +289,7 @@ def _job_forecast(job: Registration, registrations: Sequence[Registration], regi
     found = restored(job, row, delays, now)
     planned = first_run(found, row, config.catchup == "latest", now) if found.active else None
     declared, error = _guard(lambda: declared_calls(job, registrations))
+    said = "" if error is None else registry.secrets.one_line(error)
     measured = None if row is None else history.measured.get(job.job_id, Measured()).calls_per_slot
     calls = declared if measured is None else measured
     if calls is None and error is None and job.budget is None:
@@ -309,7 +309,7 @@ def _job_forecast(job: Registration, registrations: Sequence[Registration], regi
         calls_measured=measured,
         calls_from="measured" if measured is not None else None if declared is None else "declared",
         calls_per_hour=None if calls is None else calls * HOUR / job.every,
-        problem=None if error is None else f"calls_per_run: {_one_line(error).removeprefix('ConfigError: ')}",
+        problem=None if error is None else f"calls_per_run: {said.removeprefix('ConfigError: ')}",
     )
 
 
@@ -339,8 +339,7 @@ def declared_calls(job: Registration, registrations: Iterable[Registration]) -> 
     elif isinstance(declared, int) and declared == 0:
         return None
     if not isinstance(declared, int | float) or isinstance(declared, bool) or not 0 <= declared < math.inf:
-        found = repr(declared)[:80]
-        raise ConfigError(f"found {found}, allowed is a number from 0 up, or a function that returns one")
+        raise ConfigError(f"found {declared!r}, allowed is a number from 0 up, or a function that returns one")
     return float(declared)
 
 

@@ -35,7 +35,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -161,7 +161,8 @@ class Response(requests.Response):
             why, body, position = type(error).__name__, "", 0
         found = "an empty body"
         if self.content:
-            start = _quote(self.content[:500].decode(errors="replace"), self.request)
+            hide = vars(self)["connection"].run.hide  # before it is cut
+            start = _quote(hide(self.content[:10_000].decode(errors="replace")), self.request)
             found = f"{self.headers.get('Content-Type', 'text').partition(';')[0][:40]} that begins with {start}"
         text = f"{_where(self.request)}: {self.status_code} with {found}, which is not JSON: {why}"
         raise requests.JSONDecodeError(text, body, position)
@@ -229,7 +230,7 @@ class _Calls(adapters.BaseAdapter):
                 self._heed_rate_limit(answer)
                 body = _body(answer, limits.body)
         except (RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-            failure = _failure(error, request, limits)
+            failure = _failure(error, request, limits, self.run.hide)
         else:
             if body is not None:
                 return self._response(answer, body)
@@ -399,7 +400,9 @@ _UNSENDABLE: dict[type[RequestException], str] = {
 }
 
 
-def _failure(error: Exception, request: PreparedRequest, limits: _Limits) -> RequestException:
+def _failure(
+    error: Exception, request: PreparedRequest, limits: _Limits, hide: Callable[[str], str]
+) -> RequestException:
     """Say why there is no answer, by kind and root of what requests and urllib3 raised, not by their texts."""
     where, root = _where(request), _root(error)
     if isinstance(error, requests.ConnectTimeout):
@@ -410,7 +413,7 @@ def _failure(error: Exception, request: PreparedRequest, limits: _Limits) -> Req
         return requests.ReadTimeout(f"{where}: silent for {limits.read:g} s")
     if isinstance(error, errors.ContentDecodingError):
         return errors.ContentDecodingError(f"{where}: a body that is not what its Content-Encoding says")
-    reason = _reason(root, request)
+    reason = _reason(root, request, hide)
     if _is_garbage(root):
         return RequestException(f"{where}: an answer that is not HTTP ({reason})")
     for kind, words in _BROKEN.items():
@@ -443,11 +446,11 @@ def _is_garbage(root: BaseException) -> bool:
     return isinstance(root, urllib3.exceptions.InvalidHeader)
 
 
-def _reason(root: BaseException, request: PreparedRequest) -> str:
+def _reason(root: BaseException, request: PreparedRequest, hide: Callable[[str], str]) -> str:
     if isinstance(root, OSError) and root.strerror:
         return root.strerror
     if isinstance(root, OSError | http.client.BadStatusLine | http.client.LineTooLong):
-        return _quote(str(root), request)
+        return _quote(hide(str(root)), request)
     return type(root).__name__
 
 

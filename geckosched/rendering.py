@@ -16,12 +16,15 @@ from typing import TextIO
 
 import typer
 
+from geckosched.core import Secrets
+
 __all__ = [
     "briefly",
     "clean",
     "count",
     "data_to_stdout",
     "fully",
+    "hidden",
     "in_seconds",
     "in_words",
     "is_terminal",
@@ -29,11 +32,13 @@ __all__ = [
     "print_table",
     "printable",
     "put",
+    "secrets",
     "span",
     "stdout",
 ]
 
 stdout: ContextVar[TextIO] = ContextVar("stdout")  # where data goes, whatever plugins do to sys.stdout
+secrets: ContextVar[Secrets] = ContextVar("secrets")  # the configuration's, which no command prints
 _WIDTH = 80  # of what is piped, where it can be kept without cutting anything
 _COLOURS = {
     "healthy": "green", "succeeded": "green",
@@ -58,6 +63,10 @@ def data_to_stdout() -> Iterator[None]:
 
 def put(text: str) -> None:
     """Print data. Who reads no more of it (`geckosched status | head -1`) has had enough, and that is no failure."""
+    _echo(hidden(text))
+
+
+def _echo(text: str) -> None:
     try:
         typer.echo(text, file=stdout.get(sys.stdout))
     except BrokenPipeError:
@@ -65,7 +74,15 @@ def put(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    put(json.dumps(value, indent=2, default=repr))  # repr: bytes in the rows of a dry run
+    found = secrets.get(None)
+    shown = value if found is None else found.hide_in(value)
+    _echo(json.dumps(shown, indent=2, default=repr))  # repr: bytes in the rows of a dry run
+
+
+def hidden(text: str) -> str:
+    """Return a text as a command may print it: without the configuration's secrets. The last guard."""
+    found = secrets.get(None)
+    return text if found is None else found.hide(text)
 
 
 # -- Tables ------------------------------------------------------------------------------------------------------------
@@ -76,6 +93,8 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], notes: Ma
 
     A header that begins with ">" is one of numbers, which are aligned to the right.
     """
+    rows = [[hidden(cell) for cell in row] for row in rows]
+    notes = {index: hidden(note) for index, note in notes.items()}
     titles = [each.removeprefix(">") for each in headers]
     numbers = [each.startswith(">") for each in headers]
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]

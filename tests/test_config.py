@@ -117,9 +117,9 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 
 
 def test_every_field_of_the_scheduler_can_be_configured() -> None:
-    """The table and SchedulerConfig have the same keys; budgets have a table of their own."""
+    """The table and SchedulerConfig have the same keys; budgets have a table of their own, secrets stand anywhere."""
     fields = {each.name for each in dataclasses.fields(SchedulerConfig)}
-    assert set(config._SchedulerTable.model_fields) == fields - {"budgets"}
+    assert set(config._SchedulerTable.model_fields) == fields - {"budgets", "secrets"}
 
 
 def test_the_database_is_found_in_a_file_that_is_otherwise_wrong() -> None:
@@ -379,6 +379,23 @@ def test_what_only_the_plugins_can_tell_is_refused_with_the_files_name(tmp_path:
     with pytest.raises(ConfigError) as caught:
         load_into_a_scheduler(tmp_path, text)
     assert str(caught.value).startswith(f"geckosched.toml: {said}")
+
+
+def test_wrong_settings_of_a_plugin_hide_no_wrong_option_of_its_collectors(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A plugin that registers first and then objects to its settings: both are said in one round, and nothing runs."""
+    strict = WEATHER + "    if settings:\n        raise ConfigError('settings are wrong')\n"
+    strict = strict.replace("import collector, hookimpl", "import ConfigError, collector, hookimpl")
+    (tmp_path / "strict.py").write_text(strict.replace('"weather"', '"strict-weather"'), encoding="utf-8")
+    text = '[plugins]\nload = ["strict.py"]\ndisable = ["geckoterminal"]\n[plugins.strict]\nkey = 1\n'
+    configuration = load(f"{text}[collectors.strict-weather]\ncities = 3")
+    scheduler = CollectionScheduler(configuration.scheduler)
+    with pytest.raises(ConfigError) as caught:
+        configuration.load_plugins(scheduler)
+    assert str(caught.value) == "geckosched.toml: [collectors.strict-weather] cities: found 3, allowed is a list"
+    assert "plugin strict: register_collectors: ConfigError: settings are wrong" in caplog.text
+    assert not scheduler.get_status().jobs
 
 
 def test_a_collector_without_declared_options_takes_any_key(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ from geckosched import (
     from_datetime,
     to_text,
 )
-from geckosched.core import SECOND, RunPort
+from geckosched.core import SECOND, RunPort, Secrets
 from geckosched.http import Session
 from geckosched.testing import SpeedClock
 from tests.server import CERTIFICATE, Answer, Connection, Server, hang, head, pour, raw, reply, reset, trickle
@@ -119,10 +119,10 @@ def serve() -> Iterator[Callable[..., Server]]:
     assert set(threading.enumerate()) <= before
 
 
-def open_run(port: Port, run_id: int = 7, job_id: str = "weather") -> RunContext:
+def open_run(port: Port, run_id: int = 7, job_id: str = "weather", secrets: tuple[str, ...] = ()) -> RunContext:
     return RunContext(
         cast(RunPort, port), run_id=run_id, job_id=job_id, reason=Reason.FIRST, scheduled_for=None, started_at=0,
-        options=None, settings={}, budget=Budget("api"), saved_state="{}",
+        options=None, settings={}, budget=Budget("api"), saved_state="{}", secrets=Secrets(secrets),
     )  # fmt: skip
 
 
@@ -874,3 +874,14 @@ def test_the_package_does_not_load_requests() -> None:
     """`import geckosched` is cheap; only who imports geckosched.http pays for requests."""
     check = "import sys, geckosched; sys.exit('requests' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_no_part_of_a_secret_is_quoted_from_an_answer(port: Port, serve: Any) -> None:
+    """What is quoted is cut, and what is cut in a secret would not be found any more, so it is hidden before."""
+    body = b"x" * 52 + b" hunter2-0042-and-more"
+    server = serve(reply(200, body))
+    answer = Session(open_run(port, secrets=("hunter2-0042-and-more",))).get(server.url)
+    with pytest.raises(requests.JSONDecodeError) as caught:
+        answer.json()
+    assert "hunt" not in str(caught.value)
+    assert "xxx ***'" in str(caught.value)

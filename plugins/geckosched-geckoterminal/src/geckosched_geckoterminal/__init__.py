@@ -46,8 +46,10 @@ __all__ = [
 
 @hookimpl
 def register_collectors(register: Callable[[type[Collector]], None], settings: Mapping[str, Any]) -> None:
-    """Register all collectors; raise `ConfigError` if the plugin's settings are wrong."""
-    Settings.read(settings)
+    """Register all collectors; raise `ConfigError` if the plugin's settings are wrong.
+
+    That comes last, so that what is wrong with the collectors' options is said in the same round.
+    """
     for collector in (
         Watchlist,
         Trades,
@@ -62,6 +64,7 @@ def register_collectors(register: Callable[[type[Collector]], None], settings: M
         Trending,
     ):
         register(collector)
+    Settings.read(settings)
 
 
 @hookimpl
