@@ -87,7 +87,7 @@ class Unit:
         own = dict(each.split("=", 1) for each in self.values("Environment"))
         ours = {"PATH": os.environ["PATH"], "GECKOSCHED_LOAD_PLUGINS": "stuck"}
         process = subprocess.Popen(
-            shlex.split(self.value("ExecStart")), cwd=self.value("WorkingDirectory"), env={**ours, **own, **environment},
+            shlex.split(self.value("ExecStart")), cwd=self.value("WorkingDirectory"), env=ours | own | environment,
             text=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
         try:
