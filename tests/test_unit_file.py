@@ -128,6 +128,7 @@ def test_a_scheduler_that_hangs_is_ended_says_where_and_is_started_anew(
     unit.configure('[plugins]\nload = ["./stuck.py"]')
     monkeypatch.chdir(unit.lib)
     monkeypatch.setenv("GECKOSCHED_CONFIG", str(unit.etc / "geckosched.toml"))
+    assert (unit.value("Type"), unit.value("NotifyAccess")) == ("notify", "main")
     environment = {"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "400000"}
     with unit.started(**environment) as process:
         systemd.until("READY=1")
