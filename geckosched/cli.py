@@ -80,6 +80,7 @@ from geckosched.rendering import (
     span,
     stdout,
 )
+from geckosched.service import ServiceManager
 from geckosched.views import JobStatus, SchedulerInfo, Status
 
 __all__ = ["app", "main"]
@@ -243,6 +244,7 @@ def run(
         raise _UsageError("--once ends by itself, so it doesn't go with --for")
     seconds = None if for_ is None else parse_duration(for_, "--for") / SECOND
     log.setLevel(logging.INFO)
+    manager = ServiceManager.take(os.environ)  # before a plugin can start a program that would inherit it
     scheduler = _load(_configure(config, database))
     found = scheduler.get_status()
     chosen = {job.job_id for job in found.jobs}.intersection(only or ())
@@ -254,7 +256,8 @@ def run(
         log.info("off by default: %s (%s)", name, _how_to_turn_on(name))
     if once:
         raise typer.Exit(_run_once(scheduler, only or ()))
-    scheduler.run_forever(seconds, only=only or None)
+    with manager.watching(scheduler):
+        scheduler.run_forever(seconds, only=only or None)
 
 
 @app.command()

@@ -365,7 +365,7 @@ class BreakerState(StrEnum):
 class Health(StrEnum):
     """How a job is, judged by `health_of`."""
 
-    PENDING = "pending"  # never ran
+    PENDING = "pending"  # never ran, or no run has given a sign of life yet
     HEALTHY = "healthy"
     DEGRADED = "degraded"  # errors with the breaker closed, losses in the last day, or quiet for too long
     UNHEALTHY = "unhealthy"  # breaker open, abandoned runs, or no sign of life for three intervals
@@ -3576,10 +3576,13 @@ class Verdict(NamedTuple):
 
 
 def judge(job: Mapping[str, Any] | sqlite3.Row, now: int, leader_since: int | None, broken: bool = False) -> Verdict:
-    """Judge a job by its row, with `lost_lately` beside it: the losses of the last day.
+    """Judge a job by its row, with two columns beside it: `lost_lately`, the losses of the last day, and
+    `running_since`, when the run that is going on began.
 
     The three intervals of silence count from the later of the last sign of life and the leader's start, and are at
-    least three minutes; with nobody leading, silence says nothing about the job. `broken`: its plugin is.
+    least three minutes; with nobody leading, silence says nothing about the job. They count up to the start of a run
+    that is going on: it may take its time, wait for calls or for the store, and one that hangs is ended by its time
+    limit. A job that was silent before stays so until a run ends well. `broken`: its plugin is.
     """
     if not job["enabled"] or job["disabled_at"] is not None:
         since = "in the configuration" if job["disabled_at"] is None else f"since {_readable(job['disabled_at'])}"
@@ -3588,9 +3591,12 @@ def judge(job: Mapping[str, Any] | sqlite3.Row, now: int, leader_since: int | No
     if said:
         return Verdict(Health.UNHEALTHY, "; ".join(said))
     if not job["runs"]:
-        return Verdict(Health.PENDING, "it never ran")
-    said = _degraded_because(job, now, leader_since)
-    return Verdict(Health.DEGRADED, "; ".join(said)) if said else Verdict(Health.HEALTHY)
+        return Verdict(Health.PENDING, "its first run goes on" if job["running_since"] else "it never ran")
+    if said := _degraded_because(job, now, leader_since):
+        return Verdict(Health.DEGRADED, "; ".join(said))
+    if job["last_sign_at"] is None:  # rate limited, skipped by a stop, interrupted: nobody knows yet whether it works
+        return Verdict(Health.PENDING, "no run of it has succeeded yet")
+    return Verdict(Health.HEALTHY)
 
 
 def _unhealthy_because(job: Mapping[str, Any] | sqlite3.Row, now: int, leader_since: int | None,
@@ -3605,9 +3611,18 @@ def _unhealthy_because(job: Mapping[str, Any] | sqlite3.Row, now: int, leader_si
         runs = "1 run hangs" if job["abandoned"] == 1 else f"{job['abandoned']} runs hang"
         said.append(f"{runs} past the time limit{waits}")
     if leader_since is not None and job["next_run_at"] is not None:  # no slot of those that --only leaves out comes up
-        silent = now - max(leader_since, _from_text_or_none(job["last_sign_at"]) or 0)
-        if silent > max(3 * _stored_duration(job["every"]), 3 * MINUTE):
-            said.append(f"no sign of life for {format_duration(silent // SECOND * SECOND)}")
+        said += _silent_because(job, now, leader_since)
+    return said
+
+
+def _silent_because(job: Mapping[str, Any] | sqlite3.Row, now: int, leader_since: int) -> list[str]:
+    last = max(leader_since, _from_text_or_none(job["last_sign_at"]) or 0)
+    running_since = _from_text_or_none(job["running_since"])
+    if (running_since or now) - last <= max(3 * _stored_duration(job["every"]), 3 * MINUTE):
+        return []
+    said = [f"no sign of life for {format_duration((now - last) // SECOND * SECOND)}"]
+    if running_since is None and from_text(job["next_run_at"]) < now - MINUTE:
+        said.append(f"its run waits since {_readable(job['next_run_at'])}")
     return said
 
 
@@ -3625,7 +3640,8 @@ def _degraded_because(job: Mapping[str, Any] | sqlite3.Row, now: int, leader_sin
 
 class Checkup:
     """Judges every job once per `health_check_interval`, some at each turn of the watcher, and says what changed: in
-    the log and to the plugins. Of 100,000 jobs one round takes 50 s, whatever the interval."""
+    the log and to the plugins. Of 100,000 jobs one round takes 50 s, whatever the interval. That a pending job turned
+    out well is what everybody expects: the plugins hear of it, the log doesn't show it at its usual level."""
 
     PORTION = 1000
     BREATH = 50
@@ -3657,16 +3673,22 @@ class Checkup:
         if old is None or old is found.health:
             return
         level = logging.WARNING if found.health is Health.UNHEALTHY else logging.INFO
+        if {old, found.health} == {Health.PENDING, Health.HEALTHY}:
+            level = logging.DEBUG
         why = f" ({found.reason})" if found.reason else ""
         lead.log.log(level, "%s: %s, was %s%s", job_id, found.health, old, why)
         lead.hooks.tell("health_changed", job_id=job_id, old=old, new=found.health, reason=found.reason)
 
 
 _CHECKUP_SQL = """
-    SELECT job_id, plugin, every, quiet, enabled, disabled_at, breaker, retry_at, next_run_at, abandoned, runs,
-           consecutive_errors, last_sign_at, last_rows_at,
+    WITH open_runs AS MATERIALIZED (
+        SELECT job_id, max(started_at) AS started_at FROM geckosched_runs INDEXED BY geckosched_runs_open
+         WHERE outcome IS NULL GROUP BY job_id)
+    SELECT j.job_id, plugin, every, quiet, enabled, disabled_at, breaker, retry_at, next_run_at, abandoned, runs,
+           consecutive_errors, last_sign_at, last_rows_at, o.started_at AS running_since,
            (SELECT total(count) FROM geckosched_losses l WHERE l.job_id = j.job_id AND l.until >= ?) AS lost_lately
-      FROM geckosched_jobs j WHERE j.retired_at IS NULL AND j.job_id > ? ORDER BY j.job_id LIMIT ?"""
+      FROM geckosched_jobs j LEFT JOIN open_runs o ON o.job_id = j.job_id
+     WHERE j.retired_at IS NULL AND j.job_id > ? ORDER BY j.job_id LIMIT ?"""
 
 
 class Watcher:
@@ -3678,6 +3700,7 @@ class Watcher:
 
     def __init__(self, lead: Callable[[], Lead | None], seek: Callable[[], object], secrets: Secrets) -> None:
         self.inbox = Inbox()
+        self.last_turn = 0.0  # by time.monotonic
         self._secrets = secrets
         self._lead = lead
         self._seek = seek
@@ -3700,6 +3723,7 @@ class Watcher:
                 self._checkup.turn(lead)
         except Exception as error:  # without this loop there is no heartbeat, no request, no take-over
             SafeLogger(log, self._secrets).warning("watcher: %s", self._secrets.one_line(error))
+        self.last_turn = time.monotonic()
         return True
 
     def _beat(self, lead: Lead) -> None:
@@ -3771,6 +3795,11 @@ class Ticker:
         self._doubt = SECOND
 
     @property
+    def running(self) -> int:
+        """How many runs go on."""
+        return len(self._running)
+
+    @property
     def is_busy(self) -> bool:
         """Whether a run is going on or waits."""
         return bool(self._running or self._waiting)
@@ -3806,6 +3835,7 @@ class Ticker:
         for call, *arguments in self.inbox.drain():
             call(*arguments)
         if self._stopping:
+            self.last_turn = self._clock.now()
             if not self._running:
                 self._close_the_door()
             return bool(self._running)
@@ -4701,6 +4731,15 @@ class CollectionScheduler:
     @property
     def state(self) -> SchedulerState:
         return self._state
+
+    @property
+    def last_turn(self) -> tuple[SchedulerState, float] | None:
+        """When the loop that all depends on turned last: the ticker in the leader, the watcher in a standby; None
+        before. Only whether it differs from before means something: a watchdog is fed by that."""
+        if (lead := self.lead) is not None:
+            return SchedulerState.RUNNING, lead.ticker.last_turn
+        watcher = self._watcher
+        return None if watcher is None else (SchedulerState.STANDBY, watcher.last_turn)
 
     def get_status(self) -> Status:
         """Return scheduler, jobs and plugins: what the store says, wherever the leader is, and the jobs that are
