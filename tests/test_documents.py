@@ -8,6 +8,7 @@ import doctest
 import importlib
 import inspect
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -41,7 +42,7 @@ from geckosched import (
     core,
     outside,
 )
-from tests.documents import PAGES, README, ROOT, Block, blocks, code, names, page, sections, table
+from tests.documents import DOCS, PAGES, README, ROOT, Block, blocks, code, names, page, sections, table
 
 COMMANDS: dict[str, Any] = vars(typer.main.get_command(cli.app))["commands"]
 CODES = {cli.DONE, cli.FAILED, cli.USAGE, 130}  # the last is typer's own for a KeyboardInterrupt
@@ -62,7 +63,8 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("sphinx", reason="Sphinx is not installed: pip install '.[docs]'")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "docs", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     assert "get_collector_status" in (tmp_path / "api.html").read_text(encoding="utf-8")
 
 
@@ -171,6 +173,23 @@ def test_ready_queries_say_what_they_are_for(history: sqlite3.Connection) -> Non
     counts = [tuple(row)[:6] for row in history.execute(per_day)]
     assert counts == [("broken", 1, 1, 0, 0, 0), ("weather", 1, 0, 1, 0, 2)]
     assert [row["job_id"] for row in history.execute(disabled)] == ["broken"]
+
+
+@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="needs the command sqlite3")
+def test_backups_are_whole(history: sqlite3.Connection, tmp_path: Path) -> None:
+    """The commands that copy, shrink and save a store leave stores that `status` reads, jobs and all."""
+    [[_, _, place]] = history.execute("PRAGMA database_list").fetchall()
+    shutil.copy(place, tmp_path / "geckosched.db")
+    text = "".join(block.text for block in blocks("console", DOCS / "store.md"))
+    commands = re.findall(r"^\$ (.+)$", text, re.MULTILINE)
+    for command in commands:
+        done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), command
+    copies = sorted(tmp_path.glob("*.db"))
+    assert [path.name for path in copies] == ["backup.db", "geckosched.db", "recovered.db", "small.db"]
+    for path in copies:
+        jobs = CollectionScheduler(SchedulerConfig(database=path)).get_status().jobs
+        assert [job.job_id for job in jobs] == ["broken", "weather"]
 
 
 # -- The README --------------------------------------------------------------------------------------------------------
