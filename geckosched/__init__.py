@@ -42,6 +42,7 @@ from geckosched.core import (
     to_text,
 )
 from geckosched.forecast import BudgetForecast, Forecast, JobForecast, NotScheduled, Setup
+from geckosched.statistics import JobStatistics, PeriodStatistics, Spread
 from geckosched.views import JobStatus, SchedulerInfo, Status
 
 __all__ = [
@@ -63,9 +64,11 @@ __all__ = [
     "Health",
     "Inbox",
     "JobForecast",
+    "JobStatistics",
     "JobStatus",
     "NotScheduled",
     "Outcome",
+    "PeriodStatistics",
     "PluginError",
     "PluginStatus",
     "RateLimited",
@@ -79,6 +82,7 @@ __all__ = [
     "SchedulerState",
     "Setup",
     "SkipRun",
+    "Spread",
     "Status",
     "StoreError",
     "Timetable",

@@ -81,6 +81,7 @@ from geckosched.rendering import (
     stdout,
 )
 from geckosched.service import ServiceManager
+from geckosched.statistics import JobStatistics
 from geckosched.views import JobStatus, SchedulerInfo, Status
 
 __all__ = ["app", "main"]
@@ -285,19 +286,21 @@ def status(
         _complain_of(ConfigError(f"{error}{'' if place else f'; showing ./{scheduler_config.database}, the default'}"))
         scheduler_config = SchedulerConfig(database=place) if place else scheduler_config
     scheduler = CollectionScheduler(scheduler_config)
-    found = scheduler.get_status()
-    if job is not None:
-        found = dataclasses.replace(found, jobs=(scheduler.get_collector_status(job),))
+    found = scheduler.get_status(job)
+    if job is not None and not found.jobs:
+        found = dataclasses.replace(found, jobs=(scheduler.get_collector_status(job),))  # or UnknownJob, in words
     now = datetime.now(UTC)
     if as_json:
-        print_json(found.as_dict())
+        more = {} if job is None else {"statistics": scheduler.get_statistics(job).as_dict()}
+        print_json({**found.as_dict(), **more})
     elif job is not None:
         shown = found.jobs[0]
         if configuration is not None and _is_off_by_default(shown, configuration):
             shown = dataclasses.replace(shown, reason=f"off by default: {_how_to_turn_on(job)}")
-        _print_job(shown, found, _reasons(scheduler, found.jobs), now)
+        _print_job(shown, found, _reasons(found.jobs), now)
+        _print_statistics(scheduler.get_statistics(job), now)
     else:
-        _print_status(found, _reasons(scheduler, found.jobs), now)
+        _print_status(found, _reasons(found.jobs), now)
     if check and (objections := _objections(found, now)):
         _complain("; ".join(objections))
         code = code or FAILED
@@ -357,7 +360,7 @@ def trigger(
 
 def _after_an_interrupt(job: str, scheduler: CollectionScheduler) -> str:
     """Say what became of a run that was waited for: the leader's goes on, one of this process has ended with it."""
-    if not _is_led(scheduler.get_status()):
+    if not scheduler.is_led():
         return f"the run was here, and has ended with it (see geckosched runs {job})"
     goes_on = scheduler.get_collector_status(job).running_for is not None
     return "the run goes on in the process that leads" if goes_on else f"see geckosched runs {job}"
@@ -398,10 +401,8 @@ def runs(
     """
     scheduler = CollectionScheduler(_configure(config, database).scheduler)
     run_id = int(job_or_id) if job_or_id is not None and re.fullmatch("[0-9]{1,18}", job_or_id) else None
-    if run_id is not None:
-        found = _one_run(scheduler, run_id)
-    else:
-        found = _failed_runs(scheduler, job_or_id, limit) if failed else scheduler.get_runs(job_or_id, limit)
+    found = (scheduler.get_runs(job_or_id, limit, failed=failed) if run_id is None else
+             _one_run(scheduler, run_id))  # fmt: skip
     now = datetime.now(UTC)
     if as_json:
         print_json([each.as_dict() for each in found])
@@ -711,15 +712,13 @@ def _is_led(found: Status) -> bool:
 def _orphans(scheduler: CollectionScheduler, runs: Sequence[Run]) -> frozenset[int]:
     """Return the ids of those runs that are open although nobody leads: their process is gone."""
     ids = frozenset(each.id for each in runs if each.outcome is None)
-    return frozenset() if not ids or _is_led(scheduler.get_status()) else ids
+    return frozenset() if not ids or scheduler.is_led() else ids
 
 
-def _reasons(scheduler: CollectionScheduler, jobs: Sequence[JobStatus], limit: int = 100) -> dict[str, str]:
-    """Say why the last runs of jobs were partial: a JobStatus doesn't. For the first hundred; each is a query."""
-    partial = [job.job_id for job in jobs if job.last_outcome is Outcome.PARTIAL][:limit]
-    latest = {name: scheduler.get_runs(name, 2) for name in partial}  # the latest but one, if that runs
-    ended = {name: next((each for each in runs if each.outcome), None) for name, runs in latest.items()}
-    return {name: _reason(run) for name, run in ended.items() if run is not None}
+def _reasons(jobs: Sequence[JobStatus]) -> dict[str, str]:
+    """Say why the last runs of jobs were partial."""
+    partial = [job for job in jobs if job.last_outcome is Outcome.PARTIAL]
+    return {job.job_id: _first_lines(job.last_detail) for job in partial}
 
 
 def _has_failed(run: Run) -> bool:
@@ -731,18 +730,6 @@ def _one_run(scheduler: CollectionScheduler, run_id: int) -> list[Run]:
         return [scheduler.get_run(run_id)]
     except UnknownJob as error:
         raise _UsageError(f"no run has the id {run_id}") from error
-
-
-def _failed_runs(scheduler: CollectionScheduler, job: str | None, limit: int) -> list[Run]:
-    """Return the latest runs that left something undone, looking back as far as it takes."""
-    reach = limit
-    while True:
-        found = scheduler.get_runs(job, reach)
-        gone = _orphans(scheduler, found)
-        failed = [each for each in found if each.id in gone or each.outcome not in (None, *_WHOLE)]
-        if len(failed) >= limit or len(found) < reach:
-            return failed[:limit]
-        reach *= 10
 
 
 def _run_once(scheduler: CollectionScheduler, only: Sequence[str]) -> int:
@@ -953,6 +940,39 @@ def _print_job(job: JobStatus, found: Status, reasons: Mapping[str, str], now: d
     _print_details(job, now, instead, job.reason)
     if silence := _silence(found.scheduler, now):
         put(f"scheduler: {silence}")
+
+
+def _print_statistics(found: JobStatistics, now: datetime) -> None:
+    """Print how a job does, over the last day and in all, and from how many runs and since when that is."""
+    day, in_all = found.last_day, found.in_all
+    rows = [
+        ("runs", str(day.runs), str(in_all.runs)),
+        ("success rate", *(_percent(each.success_rate) for each in (day, in_all))),
+        *((name, str(getattr(day, name)), str(getattr(in_all, name)))
+          for name in ("errors", "rows", "calls", "lost", "missed")),
+        *((f"{name.replace('_', ' ')} *", str(day.outcomes.get(name, 0)), str(number))
+          for name, number in in_all.outcomes.items()),
+        *((f"{what} {name} *", _in_seconds(getattr(of_day, name)), _in_seconds(getattr(of_all, name)))
+          for what, of_day, of_all, names in (
+              ("run time", day.seconds, in_all.seconds, ("last", "median", "p95")),
+              ("late", day.lateness, in_all.lateness, ("median", "p95", "max")))
+          for name in names),
+    ]  # fmt: skip
+    put("")
+    print_table(("STATISTICS", ">LAST DAY", ">IN ALL"), rows, {})
+    since = f", since {fully(in_all.since, now)}" if in_all.since else ""
+    put(f"* in all: of the latest {count(in_all.sampled, 'run')} kept{since}")
+    if not found.counted:
+        put("  so are success rate and calls: the store is of an older version")
+
+
+def _percent(share: float | None) -> str:
+    """Write a share, rounded down: only what is whole is 100.00%."""
+    return "-" if share is None else f"{int(share * 10_000) / 100:.2f}%"
+
+
+def _in_seconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.3f} s"
 
 
 def _will_run(job: JobStatus, found: Status) -> str:
@@ -1183,7 +1203,11 @@ def _reason(run: Run) -> str:
     """Say why a run ended as it did: its error, else the first lines of its detail."""
     if run.error:
         return clean(f"{run.error_type}: {run.error}" if run.error_type else run.error)
-    first, more = (lines := (run.detail or "").splitlines())[:3], len(lines) - 3
+    return _first_lines(run.detail)
+
+
+def _first_lines(detail: str | None) -> str:
+    first, more = (lines := (detail or "").splitlines())[:3], len(lines) - 3
     return clean("; ".join([*first, f"{more} more"] if more > 0 else first))
 
 

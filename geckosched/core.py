@@ -77,6 +77,7 @@ import schedule
 if TYPE_CHECKING:
     from geckosched.forecast import Forecast
     from geckosched.spellings import Spellings
+    from geckosched.statistics import JobStatistics
     from geckosched.views import JobStatus, Status
 
 __version__ = "0.1.0"
@@ -2063,7 +2064,7 @@ def check_collector(made: Any) -> str:
 
 # busy, locked, nomem, readonly, ioerr, corrupt, full, cantopen, protocol, notadb
 _FILE_ERRORS = frozenset((5, 6, 7, 8, 10, 11, 13, 14, 15, 26))
-_JOB_COLUMNS: dict[str, Any] = {
+_JOB_COLUMNS: dict[str, Any] = {  # of the first schema; what came later stands in its migration
     "job_id": str, "collector": str, "plugin": str, "every": str, "at": str, "quiet": str, "enabled": int,
     "disabled_at": str, "state": str, "breaker": str, "consecutive_errors": int, "consecutive_rate_limits": int,
     "opened_at": str, "retry_at": str, "next_run_at": str, "last_run_id": int, "last_scheduled_for": str,
@@ -2085,7 +2086,8 @@ _INSTANCE_COLUMNS: dict[str, Any] = {
 }
 
 
-_MIGRATIONS = ("m001_first_schema",)
+_MIGRATIONS = ("m001_first_schema", "m002_statistics")
+_FLAWED = "outcome NOT IN ('succeeded', 'skipped')"  # something was left undone; the words of an index's condition
 
 
 def _migrations() -> Any:
@@ -2112,6 +2114,27 @@ def _migrations() -> Any:
         db["geckosched_budgets"].create(
             {"name": str, "rate": str, "burst": int, "calls": str, "closed_until": str}, pk="name")
         db["geckosched_instances"].create(_INSTANCE_COLUMNS, pk="id")
+
+    @migrations()
+    def m002_statistics(db: Any) -> None:
+        for column in ("succeeded INTEGER DEFAULT 0", "calls INTEGER DEFAULT 0", "last_success_id INTEGER"):
+            db.execute(f"ALTER TABLE geckosched_jobs ADD COLUMN {column}")
+        # One pass in the order of the file; GROUP BY would sort the history, or jump about in it by the index.
+        db.execute("CREATE TEMP TABLE history (job_id PRIMARY KEY, good, calls, last_good) WITHOUT ROWID")
+        db.execute("""
+            INSERT INTO history
+            SELECT job_id, outcome IN ('succeeded', 'partial'), calls,
+                   CASE WHEN outcome IN ('succeeded', 'partial') THEN id END
+              FROM geckosched_runs NOT INDEXED WHERE outcome IS NOT NULL AND job_id IS NOT NULL ORDER BY id
+            ON CONFLICT DO UPDATE SET good = good + excluded.good, calls = calls + excluded.calls,
+                                      last_good = coalesce(excluded.last_good, last_good)""")
+        # A job that was another collector's once has runs in the history that its counters don't know: hence min().
+        db.execute("UPDATE geckosched_jobs SET succeeded = min(good, max(0, runs - errors)), calls = h.calls, "
+                   "last_success_id = last_good FROM history h WHERE h.job_id = geckosched_jobs.job_id")
+        db.execute("DROP TABLE history")
+        db.execute(f"CREATE INDEX geckosched_runs_flawed ON geckosched_runs (id) WHERE {_FLAWED}")
+        db.execute(f"CREATE INDEX geckosched_runs_flawed_of_job ON geckosched_runs (job_id) WHERE {_FLAWED}")
+        db.execute("CREATE INDEX geckosched_losses_of_run ON geckosched_losses (run_id)")
 
     return migrations
 
@@ -2213,6 +2236,9 @@ class Store:
         if newer:
             connection.execute("ROLLBACK")
             raise StoreError(f"{self.path}: written by a newer geckosched ({newer[-1]}), upgrade this one")
+        if migrations.applied(db) and migrations.pending(db):
+            _note(logging.INFO, "bringing %s to this version's tables: of ten million runs that takes half a minute",
+                  self.path)
         migrations.apply(db)
         connection.execute("COMMIT")
 
@@ -2238,8 +2264,30 @@ class Store:
 
     def runs(self, where: str = "1", params: Sequence[Any] = (), limit: int = 50) -> list[Run]:
         """Return runs, newest first."""
-        rows = self.read(f"SELECT * FROM geckosched_runs WHERE {where} ORDER BY id DESC LIMIT ?", (*params, limit))
-        return [_run_of(row) for row in rows]
+        with self.in_words():
+            rows = self.read(f"SELECT * FROM geckosched_runs WHERE {where} ORDER BY id DESC LIMIT ?", (*params, limit))
+            return [_run_of(row) for row in rows]
+
+    @contextlib.contextmanager
+    def in_words(self) -> Iterator[None]:
+        """Say in words that what is in the store can't be understood: a newer version has written it, or somebody has
+        damaged it. A newer version's tables are read as long as they have what is looked for."""
+        try:
+            yield
+        except (StoreError, ValueError, TypeError, LookupError) as error:
+            newer = self.newer() if not isinstance(error, StoreError) or "no such column" in str(error) else None
+            if newer is not None:
+                raise StoreError(f"{self.path}: written by a newer geckosched ({newer}), upgrade this one") from error
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{self.path}: a value in our tables is damaged: {_one_line(error)}") from error
+
+    def newer(self) -> str | None:
+        """Return the last migration that the store has seen and this version doesn't know, if there is one."""
+        if not self.read("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'"):
+            return None
+        applied = self.read("SELECT name FROM _sqlite_migrations WHERE migration_set = 'geckosched' ORDER BY id")
+        return next((row["name"] for row in reversed(applied) if row["name"] not in _MIGRATIONS), None)
 
 
 def _retry_locked(call: Callable[[], object], hurry: threading.Event, tries: int = 40) -> None:
@@ -2638,8 +2686,9 @@ class CloseRun(Message):
 _CLOSE_JOB = """
     UPDATE geckosched_jobs SET breaker=?, consecutive_errors=?, consecutive_rate_limits=?, opened_at=?, retry_at=?,
         next_run_at=?, last_run_id=?, last_scheduled_for=?, last_success_at=coalesce(?, last_success_at),
-        last_sign_at=coalesce(?, last_sign_at), last_failure_id=coalesce(?, last_failure_id), runs=runs+1,
-        errors=errors+?, missed=missed+?, seconds=seconds+?, abandoned=?
+        last_sign_at=coalesce(?, last_sign_at), last_success_id=coalesce(?, last_success_id),
+        last_failure_id=coalesce(?, last_failure_id), runs=runs+1, succeeded=succeeded+?, errors=errors+?,
+        calls=calls+?, missed=missed+?, seconds=seconds+?, abandoned=?
     WHERE job_id=?"""
 _SAVE_JOB = """
     INSERT INTO geckosched_jobs (job_id, collector, plugin, every, at, quiet, enabled, next_run_at)
@@ -3520,8 +3569,8 @@ class Lead:
 
 _RESTORE_SQL = """
     SELECT j.*, r.outcome AS last_outcome, r.scheduled_for AS last_slot, r.finished_at AS last_finished,
-           (SELECT outcome FROM geckosched_runs b WHERE b.job_id = j.job_id AND b.id < j.last_run_id
-             ORDER BY id DESC LIMIT 1) AS outcome_before
+           CASE WHEN r.outcome = 'interrupted' THEN (SELECT outcome FROM geckosched_runs b WHERE b.job_id = j.job_id
+             AND b.id < j.last_run_id ORDER BY id DESC LIMIT 1) END AS outcome_before  -- asked for only then
       FROM geckosched_jobs j LEFT JOIN geckosched_runs r ON r.id = j.last_run_id"""
 
 
@@ -3545,10 +3594,10 @@ def _close_orphans(connection: sqlite3.Connection) -> list[Run]:
         connection.execute("UPDATE geckosched_runs SET outcome=?, finished_at=?, detail=? WHERE id=?",
                            (Outcome.INTERRUPTED, ended, "its process ended without closing it", run["id"]))
         connection.execute(
-            "UPDATE geckosched_jobs SET runs=runs+1, missed=missed+?, seconds=seconds+?, last_run_id=?, "
+            "UPDATE geckosched_jobs SET runs=runs+1, calls=calls+?, missed=missed+?, seconds=seconds+?, last_run_id=?, "
             "last_scheduled_for=max(coalesce(last_scheduled_for, ''), coalesce(?, last_scheduled_for, '')) "
             "WHERE job_id=?",
-            (run["missed"], seconds, run["id"], run["scheduled_for"], run["job_id"]))
+            (run["calls"], run["missed"], seconds, run["id"], run["scheduled_for"], run["job_id"]))
     connection.execute("UPDATE geckosched_jobs SET last_scheduled_for=NULL WHERE last_scheduled_for=''")
     connection.execute("UPDATE geckosched_jobs SET abandoned=0 WHERE abandoned")
     closed = "SELECT * FROM geckosched_runs WHERE id = ?"
@@ -4278,8 +4327,8 @@ class Ticker:
             breaker.state, breaker.consecutive_errors, breaker.consecutive_rate_limits,
             _text_or_none(breaker.opened_at), _text_or_none(breaker.retry_at), job.next_text, execution.id,
             _text_or_none(self._told(job)), at if good else None, at if good or outcome is Outcome.SKIPPED else None,
-            execution.id if bad else None, int(bad), execution.missed, (ended_at - execution.started_at) / SECOND,
-            job.abandoned, registration.job_id)))
+            execution.id if good else None, execution.id if bad else None, int(good), int(bad), ending.calls,
+            execution.missed, (ended_at - execution.started_at) / SECOND, job.abandoned, registration.job_id)))
         if job.queued and not self._stopping:
             waiters, job.queued = job.queued, []
             again = Waiting(Reason.TRIGGERED, None, 0, waiters, self._clock.monotonic())
@@ -4741,13 +4790,14 @@ class CollectionScheduler:
         watcher = self._watcher
         return None if watcher is None else (SchedulerState.STANDBY, watcher.last_turn)
 
-    def get_status(self) -> Status:
-        """Return scheduler, jobs and plugins: what the store says, wherever the leader is, and the jobs that are
-        registered here but not stored yet. (This and what builds on it need a second file: `geckosched.views`.)"""
-        return self._read_status()
+    def is_led(self) -> bool:
+        """Whether some process runs the jobs of this store, this one or another."""
+        return self.lead is not None or self._lock.is_held()
 
-    def _read_status(self, job_id: str | None = None) -> Status:
-        """Read the status of all jobs, or of one only."""
+    def get_status(self, job_id: str | None = None) -> Status:
+        """Return scheduler, jobs and plugins: what the store says, wherever the leader is, and the jobs that are
+        registered here but not stored yet. With `job_id` the one job only, or none if there is none of this id. (This
+        and what builds on it need a second file: `geckosched.views`.)"""
         try:
             from geckosched.views import read_status
         except ImportError as error:
@@ -4773,20 +4823,39 @@ class CollectionScheduler:
 
     def get_collector_status(self, job_id: str) -> JobStatus:
         """Return the status of one job. Raises UnknownJob."""
-        for job in self._read_status(job_id).jobs:
+        for job in self.get_status(job_id).jobs:
             return job
         raise self._unknown(job_id)
+
+    def get_statistics(self, job_id: str) -> JobStatistics:
+        """Return how a job does, over the last day and in all. Raises UnknownJob. (This needs
+        `geckosched.statistics`.)"""
+        try:
+            from geckosched.statistics import read_statistics
+        except ImportError as error:
+            raise GeckoschedError("get_statistics needs the whole package") from error
+        if job_id not in self._known_jobs():
+            raise self._unknown(job_id)
+        return read_statistics(self._store, job_id, self._clock.now())
 
     def get_unhealthy_collectors(self) -> list[JobStatus]:
         """Return the jobs whose health is `unhealthy`."""
         return [job for job in self.get_status().jobs if job.health is Health.UNHEALTHY]
 
-    def get_runs(self, job_id: str | None = None, limit: int = 50) -> list[Run]:
-        """Return the latest runs, newest first. Raises UnknownJob for an id that never was one."""
-        if job_id is None:
-            return self._store.runs(limit=limit)
-        found = self._store.runs("job_id = ?", (job_id,), limit)
-        if not found and job_id not in self._known_jobs():
+    def get_runs(self, job_id: str | None = None, limit: int = 50, *, failed: bool = False) -> list[Run]:
+        """Return the latest runs, newest first. Raises UnknownJob for an id that never was one.
+
+        `failed` leaves out what succeeded, was skipped or still runs. A run that is open though nobody leads counts:
+        its process is gone.
+        """
+        where, params = ("1", ()) if job_id is None else ("job_id = ?", (job_id,))
+        if failed:
+            found = self._store.runs(f"{where} AND {_FLAWED}", params, limit)
+            gone = [] if self._lock.is_held() else self._store.runs(f"+{where} AND outcome IS NULL", params, limit)
+            found = sorted([*found, *gone], key=lambda run: -run.id)[:limit]
+        else:
+            found = self._store.runs(where, params, limit)
+        if job_id is not None and not found and job_id not in self._known_jobs():
             raise self._unknown(job_id)
         return found
 

@@ -21,7 +21,6 @@ from types import FunctionType, MappingProxyType
 from typing import Any, NamedTuple
 
 from geckosched.core import (
-    _MIGRATIONS,
     _RESTORE_SQL,
     DAY,
     HOUR,
@@ -185,11 +184,8 @@ def find_trouble(store: Store) -> str | None:
         return None
     if not is_writable(store.path):
         return f"{store.path}: the file is read-only"
-    if store.read("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'"):
-        applied = store.read("SELECT name FROM _sqlite_migrations WHERE migration_set = 'geckosched'")
-        newer = [row["name"] for row in applied if row["name"] not in _MIGRATIONS]
-        return f"{store.path}: written by a newer geckosched ({newer[-1]}), upgrade this one" if newer else None
-    return None
+    newer = store.newer()
+    return None if newer is None else f"{store.path}: written by a newer geckosched ({newer}), upgrade this one"
 
 
 class Measured(NamedTuple):

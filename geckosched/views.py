@@ -33,7 +33,13 @@ from geckosched.core import (
 
 @dataclass(frozen=True, slots=True)
 class JobStatus(Record):
-    """One job as `geckosched status` shows it; durations in seconds, `every` as text."""
+    """One job as `geckosched status` shows it; durations in seconds, `every` as text.
+
+    Counts and `success_rate` are of all its runs, whatever was pruned. The last fields are for people and not in
+    `as_dict`: why its health is what it is; how the last runs ended, oldest first, ten at most (of many jobs fewer:
+    `STRIPS` outcomes are read in all); what the last ended run said of itself (its detail, else its error); and the
+    losses of the last day.
+    """
 
     job_id: str
     collector: str
@@ -59,7 +65,10 @@ class JobStatus(Record):
     rows: int = 0
     lost: int = 0
     missed: int = 0
-    reason: str = field(default="", metadata={"json": False})  # why its health is what it is, for people
+    reason: str = field(default="", metadata={"json": False})
+    last_outcomes: tuple[Outcome, ...] = field(default=(), metadata={"json": False})
+    last_detail: str | None = field(default=None, metadata={"json": False})
+    lost_lately: int = field(default=0, metadata={"json": False})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,25 +93,37 @@ class Status(Record):
     plugins: tuple[PluginStatus, ...]
 
 
+STRIP = 10  # outcomes of a job that `last_outcomes` has
+STRIPS = 10_000  # ... of all jobs together
+
 # INDEXED BY: the one index that has the open runs and nothing else; without it each job's history is read for them.
+# Losses are looked for only where there were any. `{rate}` is NULL where the job's row has the counters.
 _STATUS_SQL = """
     WITH open_runs AS MATERIALIZED (
         SELECT job_id, max(id), started_at FROM geckosched_runs INDEXED BY geckosched_runs_open
          WHERE outcome IS NULL GROUP BY job_id)
     SELECT j.*, r.outcome AS last_outcome, r.started_at AS last_started_at, r.finished_at AS last_finished_at,
+           coalesce(r.detail, r.error) AS last_detail,
            CASE WHEN f.error IS NULL THEN f.detail WHEN f.error_type IS NULL THEN f.error
                 ELSE f.error_type || ': ' || f.error END AS last_error,
            o.started_at AS running_since,
-           (SELECT total(outcome IN ('succeeded', 'partial')) / nullif(count(*), 0) FROM
-             (SELECT outcome FROM geckosched_runs h WHERE h.job_id = j.job_id
-               AND outcome IN ('succeeded', 'partial', 'failed', 'timed_out') ORDER BY id DESC LIMIT 100)
-           ) AS success_rate,
-           (SELECT total(count) FROM geckosched_losses l WHERE l.job_id = j.job_id AND l.until >= ?) AS lost_lately
+           {rate} AS rate_of_history,
+           (SELECT group_concat(outcome) FROM
+             (SELECT outcome FROM geckosched_runs h WHERE h.job_id = j.job_id AND outcome IS NOT NULL
+               ORDER BY id DESC LIMIT ?1)) AS last_outcomes,
+           CASE WHEN j.lost THEN (SELECT total(count) FROM geckosched_losses l
+                                   WHERE l.job_id = j.job_id AND l.until >= ?2) ELSE 0 END AS lost_lately
       FROM geckosched_jobs j
       LEFT JOIN geckosched_runs r ON r.id = j.last_run_id
       LEFT JOIN geckosched_runs f ON f.id = j.last_failure_id
       LEFT JOIN open_runs o ON o.job_id = j.job_id
      WHERE j.retired_at IS NULL"""
+
+# For a store of the first schema: the last hundred runs that say something.
+_RATE_OF_HISTORY = """
+           (SELECT total(outcome IN ('succeeded', 'partial')) / nullif(count(*), 0) FROM
+             (SELECT outcome FROM geckosched_runs h WHERE h.job_id = j.job_id
+               AND outcome IN ('succeeded', 'partial', 'failed', 'timed_out') ORDER BY id DESC LIMIT 100))"""
 
 
 def read_status(
@@ -121,6 +142,12 @@ def read_status(
     `plugins` are those loaded here, if any were, with the trouble that the process that led last had with their hooks;
     else that process's are shown.
     """
+    with store.in_words():
+        return _status(store, now, leading, own_state, registrations, plugins, job_id)
+
+
+def _status(store: Store, now: int, leading: bool, own_state: SchedulerState | None,
+            registrations: Iterable[Registration], plugins: tuple[PluginStatus, ...], job_id: str | None) -> Status:
     rows = store.read("SELECT * FROM geckosched_instances ORDER BY rowid DESC LIMIT 1")
     last = dict(rows[0]) if rows else {}
     state = own_state or (SchedulerState.RUNNING if leading else SchedulerState.STOPPED)
@@ -145,10 +172,15 @@ def read_status(
 def read_jobs(
     store: Store, now: int, leader_since: int | None, broken: Collection[str], job_id: str | None = None
 ) -> list[JobStatus]:
-    """Return the jobs of the store, or the one; `success_rate` is over the last 100 runs that say something."""
-    sql, params = (_STATUS_SQL, ()) if job_id is None else (f"{_STATUS_SQL} AND j.job_id = ?", (job_id,))
-    rows = store.read(sql, (to_text(now - DAY), *params))
-    return [_job_status(dict(row), now, leader_since, row["plugin"] in broken) for row in rows]
+    """Return the jobs of the store, or the one."""
+    count = sum(row[0] for row in store.read("SELECT count(*) FROM geckosched_jobs WHERE retired_at IS NULL"))
+    counted = store.read("SELECT 1 FROM pragma_table_info('geckosched_jobs') WHERE name = 'succeeded'")
+    sql = _STATUS_SQL.format(rate="NULL" if counted else _RATE_OF_HISTORY)
+    strip = STRIP if job_id is not None else max(1, min(STRIP, STRIPS // max(1, count)))
+    params: tuple[Any, ...] = (strip, to_text(now - DAY))
+    if job_id is not None:
+        sql, params = f"{sql} AND j.job_id = ?3", (*params, job_id)
+    return [_job_status(dict(row), now, leader_since, row["plugin"] in broken) for row in store.read(sql, params)]
 
 
 def _job_status(row: dict[str, Any], now: int, leader_since: int | None, broken: bool) -> JobStatus:
@@ -161,9 +193,21 @@ def _job_status(row: dict[str, Any], now: int, leader_since: int | None, broken:
     values["health"], values["reason"] = judge(row, now, leader_since, broken)
     values["breaker"] = BreakerState(row["breaker"])
     values["last_outcome"] = row["last_outcome"] and Outcome(row["last_outcome"])
+    values["last_outcomes"] = tuple(map(Outcome, reversed((row["last_outcomes"] or "").split(",")))) \
+        if row["last_outcomes"] else ()
+    values["lost_lately"] = int(row["lost_lately"])
+    values["success_rate"] = _success_rate(row)
     values["last_seconds"] = (finished - started).total_seconds() if started and finished else None
     values["running_for"] = None if since is None else max(0.0, (to_datetime(now) - since).total_seconds())
     return JobStatus(**cast(Any, values))
+
+
+def _success_rate(row: Mapping[str, Any]) -> float | None:
+    """Return (succeeded + partial) / (those + failed + timed_out); None if there were none."""
+    if "succeeded" not in row:
+        return cast("float | None", row["rate_of_history"])
+    said = row["succeeded"] + row["errors"]
+    return row["succeeded"] / said if said else None
 
 
 def _unstored(registration: Registration) -> JobStatus:

@@ -228,7 +228,7 @@ def test_what_a_killed_process_left_is_not_shown_as_running() -> None:
     assert table.count("when started") == 5
     assert "  interrupted (process gone)\n" in table
     assert "running" not in table + history + failed
-    shown = [line.split("  ", 1) for line in (full + one).splitlines()]
+    shown = [line.split("  ", 1) for line in (full.partition("\n\n")[0] + "\n" + one).splitlines()]
     shown = [[name, text.strip()] for name, text in shown]
     assert ["next run at", "when started"] in shown
     assert ["running for", "interrupted (process gone)"] in shown
@@ -632,7 +632,7 @@ def test_a_job_in_full_has_every_field(capsys: pytest.CaptureFixture[str]) -> No
     assert [*shown, "last error"] == [
         each.name.replace("_", " ")
         for each in dataclasses.fields(JobStatus)
-        if each.name not in ("last_error", "reason")  # the reason is said after the health
+        if each.name != "last_error" and each.metadata.get("json", True)  # what is for people is said elsewhere
     ] + ["last error"]
     assert (title, first, second[:16]) == ("last error:", "  HTTPError: 500", "  Server Error x")
 
@@ -735,16 +735,3 @@ def test_a_partial_run_says_what_failed(tmp_path: Path, monkeypatch: pytest.Monk
 def test_one_is_not_plural() -> None:
     """One row, one job; none and two have the plural."""
     assert [rendering.count(number, "row") for number in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]
-
-
-def test_failed_runs_are_all_that_left_something_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every outcome but succeeded and skipped; a run in progress has none yet."""
-    history = [dataclasses.replace(RUN, id=number, outcome=outcome) for number, outcome in enumerate([None, *Outcome])]
-    scheduler = CollectionScheduler(SchedulerConfig())
-    monkeypatch.setattr(scheduler, "get_runs", lambda _, limit: history[:limit])
-    monkeypatch.setattr(scheduler, "get_status", lambda: status_of(JOB))
-    assert {run.outcome for run in cli._failed_runs(scheduler, None, 20)} == {
-        Outcome.FAILED, Outcome.TIMED_OUT, Outcome.PARTIAL, Outcome.RATE_LIMITED, Outcome.INTERRUPTED
-    }  # fmt: skip
-    monkeypatch.setattr(scheduler, "get_status", lambda: status_of(JOB, SchedulerState.STOPPED))
-    assert None in {run.outcome for run in cli._failed_runs(scheduler, None, 20)}

@@ -445,7 +445,9 @@ def test_check_is_about_leader_and_health() -> None:
     for each in (every, raw, bad):
         assert each.code == 1
         assert re.fullmatch(sick, each.err)
-    assert [list(json.loads(each.out)) for each in (raw, bad, wrong, gone)] == [["scheduler", "jobs", "plugins"]] * 4
+    keys = ["scheduler", "jobs", "plugins"]
+    assert [list(json.loads(each.out)) for each in (raw, wrong)] == [keys] * 2
+    assert [list(json.loads(each.out)) for each in (bad, gone)] == [[*keys, "statistics"]] * 2  # of one job
     assert [line.split()[:1] for line in every.out.splitlines()] == [
         line.split()[:1] for line in plain.out.splitlines()
     ]

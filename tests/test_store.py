@@ -538,7 +538,8 @@ def test_a_table_is_what_a_dict_would_be(batches: list[tuple[str, list[dict[str,
 SCHEMA = {
     "geckosched_jobs": "job_id collector plugin every at quiet enabled disabled_at state breaker consecutive_errors "
     "consecutive_rate_limits opened_at retry_at next_run_at last_run_id last_scheduled_for last_success_at "
-    "last_sign_at last_failure_id last_rows_at runs errors rows missed lost seconds abandoned retired_at",
+    "last_sign_at last_failure_id last_rows_at runs errors rows missed lost seconds abandoned retired_at "
+    "succeeded calls last_success_id",
     "geckosched_runs": "id job_id reason scheduled_for started_at finished_at outcome rows calls missed lost detail "
     "error_type error traceback instance_id",
     "geckosched_losses": "run_id job_id target count since until",

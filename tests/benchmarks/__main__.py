@@ -18,7 +18,8 @@ from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from tests.benchmarks.measurements import ALL, FULL, QUICK, Sizes, measure
+from tests.benchmarks.catalogue import ALL, measure
+from tests.benchmarks.measurements import FULL, QUICK, Sizes
 from tests.benchmarks.profiling import profile_burst
 
 

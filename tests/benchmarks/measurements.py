@@ -29,11 +29,12 @@ class Sizes(NamedTuple):
     few: int  # jobs to compare with
     burst: int  # jobs that are due at once
     runs_each: int  # runs of each job, in the store that get_status reads
+    history: int  # runs in the store that the commands read
     seconds: float  # how long the measurements that last last
 
 
-FULL = Sizes(many=100_000, few=1_000, burst=20_000, runs_each=10, seconds=20.0)
-QUICK = Sizes(many=5_000, few=500, burst=2_000, runs_each=10, seconds=3.0)
+FULL = Sizes(many=100_000, few=1_000, burst=20_000, runs_each=10, history=10_000_000, seconds=20.0)
+QUICK = Sizes(many=5_000, few=500, burst=2_000, runs_each=10, history=200_000, seconds=3.0)
 
 
 class Figure(NamedTuple):
@@ -281,13 +282,3 @@ def status(sizes: Sizes) -> Figures:
         watch = Watch()
         asking.get_collector_status(found.jobs[-1].job_id)
         yield Figure(f"{label}: get_collector_status", watch.wall, "s")
-
-
-ALL: dict[str, Measurement] = {
-    "burst": burst, "sustained": sustained, "lateness": lateness, "start": start, "status": status,
-}
-
-
-def measure(name: str, sizes: Sizes) -> list[Figure]:
-    """Return one measurement's figures; called in a fresh process."""
-    return list(ALL[name](sizes))
