@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +29,11 @@ FOLDER = "/home/you/walk"  # where the page's reader is
 PORT = "8000"
 LOOKS = re.compile(r"geckosched (status|why|runs|check|plugins)\b|sqlite3 ")
 PATIENCE = 60  # seconds for a command to show what the page shows
+SQLITE = """
+import sqlite3, sys
+for row in sqlite3.connect(sys.argv[1]).execute(sys.argv[2]):
+    print(*row, sep="|")
+"""  # for a machine without the command: it shows a query's rows as that does
 
 
 def steps() -> Iterator[tuple[str, str]]:
@@ -65,8 +71,6 @@ class Walker:
             lines = alike(shown).splitlines()
             wait_until(lambda: set(lines) <= set(alike(self._as_shown(log.read_text())).splitlines()), PATIENCE)
             self._note(command, log.read_text())
-            return
-        if command == "Ctrl-C":
             return
         printed = self._run(command)
         if LOOKS.match(command):
@@ -118,9 +122,12 @@ def walker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Walker]:
     """A reader for whom `geckosched` is the one under test, and the only plugin that of the page."""
     bin_ = folder / ".venv" / "bin"
     bin_.mkdir(parents=True)
-    command = bin_ / "geckosched"
-    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m geckosched "$@"\n')
-    command.chmod(0o755)
+    programs = {"geckosched": f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m geckosched "$@"\n'}
+    if shutil.which("sqlite3") is None:
+        programs["sqlite3"] = f"#!{sys.executable}\n{SQLITE}"
+    for name, text in programs.items():
+        (bin_ / name).write_text(text)
+        (bin_ / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("GECKOSCHED_LOAD_PLUGINS", "feeds")
