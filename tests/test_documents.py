@@ -42,6 +42,7 @@ from geckosched import (
     core,
     outside,
 )
+from geckosched.statistics import JobStatistics, PeriodStatistics, Spread
 from tests.documents import DOCS, PAGES, README, ROOT, Block, blocks, code, names, page, sections, table
 
 COMMANDS: dict[str, Any] = vars(typer.main.get_command(cli.app))["commands"]
@@ -317,10 +318,20 @@ def test_every_exit_code_is_documented() -> None:
 def test_every_field_of_the_json_is_documented(title: str, kind: Any) -> None:
     """`status --json` has the fields that the reference names."""
     text = sections(page("commands"), 3)["The JSON of status"]
-    part = re.split(r"^(?=`\w+`, )", text, flags=re.MULTILINE)
+    part = re.split(r"^(?=`\w+`, )", text, flags=re.MULTILINE)  # "`jobs`, a list:" and its table
     [found] = [each for each in part if each.startswith(title)]
     printed = [field.name for field in dataclasses.fields(kind) if field.metadata.get("json", True)]
     assert same(names(found, "field"), printed)
+
+
+def test_every_field_of_the_statistics_is_documented() -> None:
+    """`status JOB --json` has the statistics that the reference names."""
+    text = sections(page("commands"), 3)["The JSON of status"].split("`statistics`")[1]
+    assert same(names(text, "field"), [field.name for field in dataclasses.fields(PeriodStatistics)])
+    around = {*code(text.split("| field |")[0]), "statistics"}
+    assert {field.name for field in dataclasses.fields(JobStatistics)} <= around
+    [spread] = [row for row in table(text, "field") if row[0] == "`seconds`"]
+    assert same(code(spread[1]), [field.name for field in dataclasses.fields(Spread)])
 
 
 # -- The store ---------------------------------------------------------------------------------------------------------
