@@ -5,8 +5,7 @@ skipped), 1 the thing asked for failed or was refused, 2 usage, configuration or
 SIGTERM ends `run` with 0, and with 1 what had not done yet what was asked for. Our errors are one line without a
 traceback.
 
-In this order: how a command ends · the commands · what they share · plugins' code and commands · rendering · the
-console script.
+In this order: how a command ends · the commands · what they share · plugins' code and commands · the console script.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.metadata
-import json
 import logging
 import os
 import re
@@ -22,10 +20,10 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -33,6 +31,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from geckosched import screens
 from geckosched.config import (
     Configuration,
     find_configuration,
@@ -46,13 +45,11 @@ from geckosched.core import (
     BreakerState,
     CollectionScheduler,
     ConfigError,
-    DryRun,
     GeckoschedError,
     Health,
     Outcome,
     PluginError,
     PluginStatus,
-    Reason,
     Run,
     SchedulerConfig,
     SchedulerState,
@@ -62,40 +59,26 @@ from geckosched.core import (
     __version__,
     parse_duration,
 )
-from geckosched.forecast import OFF_BY_DEFAULT, BudgetForecast, Forecast, JobForecast
+from geckosched.forecast import Forecast
 from geckosched.rendering import (
-    briefly,
     clean,
     count,
     data_to_stdout,
-    fully,
     hidden,
-    in_seconds,
-    in_words,
     print_json,
-    print_table,
-    printable,
     put,
     secrets,
-    span,
     stdout,
 )
 from geckosched.service import ServiceManager
-from geckosched.statistics import JobStatistics
-from geckosched.views import JobStatus, SchedulerInfo, Status
+from geckosched.views import JobStatus, Status
 
 __all__ = ["app", "main"]
 
 DONE, FAILED, USAGE = 0, 1, 2  # and 130, which typer makes of a KeyboardInterrupt
 
 _GOOD = frozenset((Outcome.SUCCEEDED, Outcome.PARTIAL, Outcome.SKIPPED))  # for an exit code
-_WHOLE = frozenset((Outcome.SUCCEEDED, Outcome.SKIPPED))  # all that was to do was done; `runs --failed` shows the rest
-_GONE = "interrupted (process gone)"  # a run that is open though nobody leads; the next leader closes it as interrupted
-_STALE = timedelta(seconds=10)  # of a heartbeat, which is written every 2 s
-_NOT_LOADED = "not loaded: the configuration can't be used"  # a plugin's error
-_FEW = 10  # of many jobs, in one line
 _SWITCH = 0.001  # seconds that a collector which burns CPU keeps the other threads waiting, instead of Python's 0.005
-_HANGS = "the leader hangs, is stopped or can't write the store"  # why a heartbeat is stale
 
 
 log = logging.getLogger("geckosched")
@@ -252,9 +235,9 @@ def run(
     jobs = f"{len(chosen)} of {count(len(found.jobs), 'job')} (--only)" if only else count(len(found.jobs), "job")
     log.info("%s, store %s, times in UTC", jobs, found.scheduler.database)
     for name, reason in scheduler.registry.not_scheduled.items():
-        log.info("not scheduled: %s %s", name, _with_place(name, reason))
+        log.info("not scheduled: %s %s", name, screens.with_place(name, reason))
     for name in sorted(scheduler.registry.off_by_default):
-        log.info("off by default: %s (%s)", name, _how_to_turn_on(name))
+        log.info("off by default: %s (%s)", name, screens.how_to_turn_on(name))
     if once:
         raise typer.Exit(_run_once(scheduler, only or ()))
     with manager.watching(scheduler):
@@ -296,11 +279,11 @@ def status(
     elif job is not None:
         shown = found.jobs[0]
         if configuration is not None and _is_off_by_default(shown, configuration):
-            shown = dataclasses.replace(shown, reason=f"off by default: {_how_to_turn_on(job)}")
-        _print_job(shown, found, _reasons(found.jobs), now)
-        _print_statistics(scheduler.get_statistics(job), now)
+            shown = dataclasses.replace(shown, reason=f"off by default: {screens.how_to_turn_on(job)}")
+        screens.print_job(shown, found, _reasons(found.jobs), now)
+        screens.print_statistics(scheduler.get_statistics(job), now)
     else:
-        _print_status(found, _reasons(found.jobs), now)
+        screens.print_status(found, _reasons(found.jobs), now)
     if check and (objections := _objections(found, now)):
         _complain("; ".join(objections))
         code = code or FAILED
@@ -332,7 +315,7 @@ def trigger(
     if dry_run:
         raise typer.Exit(_dry_run(job, configuration, found, as_json))
     how = "" if no_wait else ", waiting for its end"
-    if not _is_led(found):
+    if not screens.is_led(found):
         if no_wait:
             raise GeckoschedError(f"nobody runs the jobs of {found.scheduler.database}, so --no-wait is refused")
         scheduler, how = _load(configuration), ": nobody leads, running it here"
@@ -353,7 +336,7 @@ def trigger(
     if as_json:
         print_json(result.as_dict() if result else None)
     else:
-        put(f"{job}: {_result(result) if result else 'waits for its turn'}")
+        put(f"{job}: {screens.result_in_words(result) if result else 'waits for its turn'}")
     if result is not None and _has_failed(result):
         raise typer.Exit(FAILED)
 
@@ -368,7 +351,7 @@ def _after_an_interrupt(job: str, scheduler: CollectionScheduler) -> str:
 
 def _dry_run(job: str, configuration: Configuration, found: Status, as_json: bool) -> int:
     """Run a job here and show what it would store; return the exit code."""
-    if _is_led(found):
+    if screens.is_led(found):
         who = f"process {found.scheduler.pid} runs the jobs of {found.scheduler.database}"
         raise GeckoschedError(f"{who}, so --dry-run is refused: stop it first, or name another --database")
     scheduler = _load(configuration)
@@ -379,7 +362,7 @@ def _dry_run(job: str, configuration: Configuration, found: Status, as_json: boo
     if as_json:
         print_json(result.as_dict())
     else:
-        _print_dry_run(job, result)
+        screens.print_dry_run(job, result)
     return FAILED if _has_failed(result.run) else DONE
 
 
@@ -407,9 +390,9 @@ def runs(
     if as_json:
         print_json([each.as_dict() for each in found])
     elif run_id is not None:
-        _print_details(found[0], now, {"outcome": _GONE} if _orphans(scheduler, found) else {})
+        screens.print_details(found[0], now, {"outcome": screens.GONE} if _orphans(scheduler, found) else {})
     else:
-        _print_runs(found, now, _orphans(scheduler, found))
+        screens.print_runs(found, now, _orphans(scheduler, found))
 
 
 @app.command()
@@ -425,7 +408,7 @@ def plugins(as_json: AsJson = False, config: Config = None, database: Database =
         configuration = _configure(config, database)
     except ConfigError as error:  # it would say which plugins must not be imported, so none is
         _complain_of(error)
-        _show_plugins(_unloaded_plugins(), {}, (), as_json)
+        screens.show_plugins(_unloaded_plugins(), {}, (), as_json)
         raise typer.Exit(USAGE) from error
     scheduler = CollectionScheduler(configuration.scheduler)
     try:
@@ -440,9 +423,9 @@ def plugins(as_json: AsJson = False, config: Config = None, database: Database =
     except StoreError as error:
         code = code or FAILED
         _complain(f"{error}, so errors of hooks are not shown")
-    _show_plugins(found, scheduler.registry.not_scheduled, scheduler.registry.off_by_default, as_json)
+    screens.show_plugins(found, scheduler.registry.not_scheduled, scheduler.registry.off_by_default, as_json)
     if not as_json:
-        _print_left_out(configuration)
+        screens.print_left_out(configuration)
     raise typer.Exit(code)
 
 
@@ -464,7 +447,7 @@ def check(as_json: AsJson = False, config: Config = None, database: Database = N
     if as_json:
         print_json(found.as_dict())
     else:
-        _print_forecast(found, datetime.now(UTC))
+        screens.print_forecast(found, datetime.now(UTC))
     raise typer.Exit(code)
 
 
@@ -476,23 +459,25 @@ def enable(job: JobId, config: Config = None, database: Database = None) -> None
     """
     configuration = _configure(config, database)
     switched_off = configuration.table_of(job).get("enabled") is False
-    if switched_off and not _is_led(CollectionScheduler(configuration.scheduler).get_status()):
+    if switched_off and not screens.is_led(CollectionScheduler(configuration.scheduler).get_status()):
         where = configuration.where(job, "enabled")
         raise GeckoschedError(f"{where} says that {job} is enabled = false, so change it there")
     scheduler, before, found = _reach(job, configuration, database)
     off_by_default = _is_off_by_default(before, configuration)
-    if off_by_default and not _is_led(found):
-        raise GeckoschedError(f"{job} is off by default, and would be again at the next start: {_how_to_turn_on(job)}")
+    if off_by_default and not screens.is_led(found):
+        how = screens.how_to_turn_on(job)
+        raise GeckoschedError(f"{job} is off by default, and would be again at the next start: {how}")
     after, found = _operate(scheduler, job, found, CollectionScheduler.enable_collector)
-    if not _is_active(after):
+    if not screens.is_active(after):
         raise GeckoschedError(f"enable {job}: {_NOT_YET}")
-    said = _will_run(after, found)
+    said = screens.will_run(after, found)
     if switched_off:
         where = configuration.where(job, "enabled")
         said += f"; {where} says enabled = false, which holds again from the next start on"
     elif off_by_default:
-        said += f"; it is off by default, which holds again from the next start on, unless {_how_to_turn_on(job)}"
-    put(f"{job} was enabled already: {said}" if _is_active(before) else f"enabled {job}: {said}")
+        how = screens.how_to_turn_on(job)
+        said += f"; it is off by default, which holds again from the next start on, unless {how}"
+    put(f"{job} was enabled already: {said}" if screens.is_active(before) else f"enabled {job}: {said}")
 
 
 @app.command()
@@ -506,7 +491,7 @@ def disable(job: JobId, config: Config = None, database: Database = None) -> Non
     after, found = _operate(scheduler, job, found, CollectionScheduler.disable_collector)
     if after.disabled_at is None:
         raise GeckoschedError(f"disable {job}: {_NOT_YET}")
-    said = _will_run(after, found)
+    said = screens.will_run(after, found)
     put(f"{job} was disabled already: {said}" if before.disabled_at else f"disabled {job}: {said}")
 
 
@@ -519,9 +504,10 @@ def reset(job: JobId, config: Config = None, database: Database = None) -> None:
     scheduler, before, found = _reach(job, _configure(config, database), database)
     after, found = _operate(scheduler, job, found, CollectionScheduler.reset_breaker)
     if after.breaker is not BreakerState.CLOSED:  # not written yet, or the next run has failed already
-        raise GeckoschedError(f"reset {job}: its breaker is {_words(after.breaker)}; see geckosched status {job}")
+        breaker = screens.breaker_in_words(after.breaker)
+        raise GeckoschedError(f"reset {job}: its breaker is {breaker}; see geckosched status {job}")
     needless = before.breaker is BreakerState.CLOSED and not before.consecutive_errors and before.retry_at is None
-    said = f"breaker closed; {_will_run(after, found)}"
+    said = f"breaker closed; {screens.will_run(after, found)}"
     put(f"{job} needed no reset: {said}" if needless else f"reset {job}: {said}")
 
 
@@ -579,7 +565,7 @@ def _expect_job(name: str, found: Status, not_scheduled: Mapping[str, str]) -> J
     """Return the job of this name. Raises if there is none."""
     jobs = {job.job_id: job for job in found.jobs}
     if name in not_scheduled:
-        raise ConfigError(f"{name} is not scheduled: it {_with_place(name, not_scheduled[name])}")
+        raise ConfigError(f"{name} is not scheduled: it {screens.with_place(name, not_scheduled[name])}")
     if name not in jobs:
         raise UnknownJob(name, jobs)
     return jobs[name]
@@ -604,7 +590,7 @@ def _reach(
     found = scheduler.get_status()
     if database is not None and not database.exists():
         raise _UsageError(f"{database}: no such file, named by --database")
-    if not _is_led(found) and job not in (each.job_id for each in found.jobs):
+    if not screens.is_led(found) and job not in (each.job_id for each in found.jobs):
         _divert_stdout()
         scheduler = _load(configuration)
         found = scheduler.get_status()
@@ -627,35 +613,20 @@ def _is_off_by_default(job: JobStatus, configuration: Configuration) -> bool:
     return not job.enabled and job.disabled_at is None and job.plugin is not None and "enabled" not in table
 
 
-def _how_to_turn_on(job: str) -> str:
-    return f"enabled = true in [collectors.{job}] turns it on"
-
-
-def _is_active(job: JobStatus) -> bool:
-    return job.enabled and job.disabled_at is None
-
-
 def _say_what_delays(found: Status) -> None:
     """Warn that a leader which gives no sign of life will hardly answer: callers wait for it for a minute."""
-    if silence := _silence(found.scheduler, datetime.now(UTC)):
+    if silence := screens.silence(found.scheduler, datetime.now(UTC)):
         _say(f"{silence}; waiting up to a minute for its answer")
 
 
 def _objections(found: Status, now: datetime) -> list[str]:
     """Return what `status --check` objects to."""
-    said = ["" if _is_led(found) else "nobody leads", _silence(found.scheduler, now)]
+    said = ["" if screens.is_led(found) else "nobody leads", screens.silence(found.scheduler, now)]
     sick = [job for job in found.jobs if job.health is Health.UNHEALTHY]
     if sick:
-        few = ", ".join(f"{job.job_id} ({job.reason})" for job in sick[:_FEW])
-        said.append(f"unhealthy: {few}{f' and {len(sick) - _FEW} more' if len(sick) > _FEW else ''}")
+        few = ", ".join(f"{job.job_id} ({job.reason})" for job in sick[:screens.FEW])
+        said.append(f"unhealthy: {few}{f' and {len(sick) - screens.FEW} more' if len(sick) > screens.FEW else ''}")
     return [each for each in said if each]
-
-
-def _silence(info: SchedulerInfo, now: datetime) -> str:
-    """Say that the leader gives no sign of life; nothing if it does, or if nobody leads."""
-    if info.state is SchedulerState.STOPPED or info.heartbeat_at is None or now - info.heartbeat_at <= _STALE:
-        return ""
-    return f"heartbeat is {(now - info.heartbeat_at).total_seconds():.0f} s old: {_HANGS}"
 
 
 def _unloaded_plugins() -> tuple[PluginStatus, ...]:
@@ -663,7 +634,7 @@ def _unloaded_plugins() -> tuple[PluginStatus, ...]:
     found = sorted(importlib.metadata.entry_points(group="geckosched"), key=lambda entry: entry.name)
     where = [(each.dist.name, each.dist.version) if each.dist is not None else (None, None) for each in found]
     return tuple(
-        PluginStatus(entry.name, distribution, version, False, _NOT_LOADED, ())
+        PluginStatus(entry.name, distribution, version, False, screens.NOT_LOADED, ())
         for entry, (distribution, version) in zip(found, where, strict=True)
     )
 
@@ -701,14 +672,6 @@ def _filtered(by: Callable[[logging.LogRecord], bool]) -> Iterator[None]:
         log.removeFilter(by)
 
 
-def _with_place(collector: str, reason: str) -> str:
-    return f"{reason} (set {'them' if ', ' in reason else 'it'} in [collectors.{collector}])"
-
-
-def _is_led(found: Status) -> bool:
-    return found.scheduler.state is not SchedulerState.STOPPED
-
-
 def _orphans(scheduler: CollectionScheduler, runs: Sequence[Run]) -> frozenset[int]:
     """Return the ids of those runs that are open although nobody leads: their process is gone."""
     ids = frozenset(each.id for each in runs if each.outcome is None)
@@ -718,7 +681,7 @@ def _orphans(scheduler: CollectionScheduler, runs: Sequence[Run]) -> frozenset[i
 def _reasons(jobs: Sequence[JobStatus]) -> dict[str, str]:
     """Say why the last runs of jobs were partial."""
     partial = [job for job in jobs if job.last_outcome is Outcome.PARTIAL]
-    return {job.job_id: _first_lines(job.last_detail) for job in partial}
+    return {job.job_id: screens.first_lines(job.last_detail) for job in partial}
 
 
 def _has_failed(run: Run) -> bool:
@@ -745,7 +708,7 @@ def _run_once(scheduler: CollectionScheduler, only: Sequence[str]) -> int:
         for name in only:
             if name not in jobs:
                 raise UnknownJob(name, jobs)
-        wanted = {name for name, job in jobs.items() if _is_active(job) and (not only or name in only)}
+        wanted = {name for name, job in jobs.items() if screens.is_active(job) and (not only or name in only)}
         disabled = set(only) - wanted
         for name in sorted(disabled):
             log.warning("%s is disabled: geckosched enable %s, or trigger it", name, name)
@@ -758,7 +721,7 @@ def _run_once(scheduler: CollectionScheduler, only: Sequence[str]) -> int:
             ended = [job for job in ended if job.job_id not in soon] + again[1]
         if scheduler.state is SchedulerState.STANDBY:  # else the core has told of each run
             for job in ended:
-                log.info("%s: %s", job.job_id, "; ".join(filter(None, (job.last_outcome, _note_of_job(job)))))
+                log.info("%s: %s", job.job_id, "; ".join(filter(None, (job.last_outcome, screens.note_of_job(job)))))
     finally:
         _stop(scheduler)
     return FAILED if refused or disabled or any(job.last_outcome not in _GOOD for job in ended) else DONE
@@ -860,355 +823,6 @@ def _plugin_commands(word: str, ours: Sequence[str]) -> TyperGroup:
     if not commands.registered_commands and not commands.registered_groups:
         raise _UsageError(f"plugin {word} has no commands")
     return typer.main.get_group(commands)
-
-
-# -- Rendering ---------------------------------------------------------------------------------------------------------
-
-def _print_status(found: Status, reasons: Mapping[str, str], now: datetime) -> None:
-    _print_scheduler(found.scheduler, now)
-    _print_jobs(found.jobs, now, led=_is_led(found), reasons=reasons)
-    for plugin in found.plugins:
-        if not plugin.ok:
-            put(f"plugin {plugin.name} is broken: {clean(plugin.error or '')}")
-
-
-def _print_scheduler(info: SchedulerInfo, now: datetime) -> None:
-    running = info.state is not SchedulerState.STOPPED
-    who = f", process {info.pid} on {info.host}, started {fully(info.started_at, now)}" if running else ""
-    put(f"scheduler  {info.state}{who}")
-    if info.heartbeat_at is not None:
-        put(f"heartbeat  {fully(info.heartbeat_at, now)}")
-        if _silence(info, now):
-            put(f"  stale: {_HANGS}")
-    put(f"database   {info.database}{'' if Path(info.database).exists() else ' (not there yet)'}")
-
-
-def _print_jobs(
-    jobs: Sequence[JobStatus], now: datetime, *, led: bool = True, reasons: Mapping[str, str] | None = None
-) -> None:
-    if not jobs:
-        put("\nno jobs yet: geckosched run schedules what the plugins bring")
-        return
-    put("")
-    headers = ["JOB", "HEALTH", "LAST (UTC)", "NEXT (UTC)", ">RUNS", ">ERRORS"]
-    rows = [
-        [job.job_id, job.health, briefly(job.last_started_at, now), _next(job, now, led), str(job.runs),
-         str(job.errors)]
-        for job in jobs
-    ]  # fmt: skip
-    if any(job.lost for job in jobs):
-        headers.append(">LOST")
-        for row, job in zip(rows, jobs, strict=True):
-            row.append(str(job.lost))
-    notes = {index: _note_of_job(job, led, (reasons or {}).get(job.job_id)) for index, job in enumerate(jobs)}
-    print_table(headers, rows, notes)
-
-
-def _next(job: JobStatus, now: datetime, led: bool) -> str:
-    if not led:
-        return "-" if job.health is Health.DISABLED else "when started"
-    if job.running_for is not None:
-        return f"running {span(job.running_for)}"
-    overdue = job.next_run_at is not None and job.next_run_at < now
-    return f"overdue {job.next_run_at:%H:%M}" if overdue else briefly(job.next_run_at, now)
-
-
-def _note_of_job(job: JobStatus, led: bool = True, reason: str | None = None) -> str:
-    """Say why a job is unhealthy, and what is not as it should be with its last run."""
-    outcome, said = job.last_outcome, []
-    if outcome in (Outcome.FAILED, Outcome.TIMED_OUT):
-        said.append(f"{outcome}: {job.last_error}" if job.last_error else outcome)
-    elif outcome not in (None, Outcome.SUCCEEDED):
-        said.append(f"{outcome}: {reason}" if reason else outcome)
-    if job.health is Health.UNHEALTHY:
-        said.insert(0, job.reason)
-    elif job.breaker is not BreakerState.CLOSED:  # of a job that is disabled
-        said.insert(0, f"breaker {_words(job.breaker)}")
-    if job.running_for is not None and not led:
-        said.insert(0, _GONE)
-    return clean("; ".join(said))
-
-
-def _print_job(job: JobStatus, found: Status, reasons: Mapping[str, str], now: datetime) -> None:
-    instead = {}
-    if not _is_led(found):
-        instead["next_run_at"] = _next(job, now, False)
-        if job.running_for is not None:
-            instead["running_for"] = _GONE
-    if reason := reasons.get(job.job_id):
-        instead["last_outcome"] = f"{job.last_outcome}: {reason}"
-    _print_details(job, now, instead, job.reason)
-    if silence := _silence(found.scheduler, now):
-        put(f"scheduler: {silence}")
-
-
-def _print_statistics(found: JobStatistics, now: datetime) -> None:
-    """Print how a job does, over the last day and in all, and from how many runs and since when that is."""
-    day, in_all = found.last_day, found.in_all
-    rows = [
-        ("runs", str(day.runs), str(in_all.runs)),
-        ("success rate", *(_percent(each.success_rate) for each in (day, in_all))),
-        *((name, str(getattr(day, name)), str(getattr(in_all, name)))
-          for name in ("errors", "rows", "calls", "lost", "missed")),
-        *((f"{name.replace('_', ' ')} *", str(day.outcomes.get(name, 0)), str(number))
-          for name, number in in_all.outcomes.items()),
-        *((f"{what} {name} *", _in_seconds(getattr(of_day, name)), _in_seconds(getattr(of_all, name)))
-          for what, of_day, of_all, names in (
-              ("run time", day.seconds, in_all.seconds, ("last", "median", "p95")),
-              ("late", day.lateness, in_all.lateness, ("median", "p95", "max")))
-          for name in names),
-    ]  # fmt: skip
-    put("")
-    print_table(("STATISTICS", ">LAST DAY", ">IN ALL"), rows, {})
-    since = f", since {fully(in_all.since, now)}" if in_all.since else ""
-    put(f"* in all: of the latest {count(in_all.sampled, 'run')} kept{since}")
-    if not found.counted:
-        put("  so are success rate and calls: the store is of an older version")
-
-
-def _percent(share: float | None) -> str:
-    """Write a share, rounded down: only what is whole is 100.00%."""
-    return "-" if share is None else f"{int(share * 10_000) / 100:.2f}%"
-
-
-def _in_seconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds:.3f} s"
-
-
-def _will_run(job: JobStatus, found: Status) -> str:
-    """Say when a job runs next, or what keeps it from running."""
-    now, led = datetime.now(UTC), _is_led(found)
-    runs_now = led and job.running_for is not None
-    if not _is_active(job):
-        waits = f"no slot of it runs until geckosched enable {job.job_id}"
-        return f"{waits}; the run in progress goes on" if runs_now else waits
-    if runs_now:
-        said = "it runs at this moment"
-    elif not led:
-        said = "it runs when a scheduler is started"
-    elif job.next_run_at is None or job.next_run_at <= now:
-        said = "next run as soon as it can"
-    else:
-        moment = f"{job.next_run_at:%H:%M}" if job.next_run_at - now < timedelta(days=1) else f"{job.next_run_at:%m-%d}"
-        said = f"next run {in_words(job.next_run_at, now)} ({moment} UTC)"
-    return f"{said}; {job.reason}" if job.health is Health.UNHEALTHY else said
-
-
-def _show_plugins(
-    found: Sequence[PluginStatus], not_scheduled: Mapping[str, str], off: Collection[str], as_json: bool
-) -> None:
-    if as_json:
-        print_json([each.as_dict() for each in found])
-    elif not found:
-        put("no plugins: install one beside geckosched, or name a file in [plugins] load")
-    else:
-        _print_plugins(found, not_scheduled, off)
-
-
-def _print_plugins(
-    found: Sequence[PluginStatus], not_scheduled: Mapping[str, str], off: Collection[str] = ()
-) -> None:
-    """Print a row for each collector, the first with its plugin, and below the last what is wrong with the plugin."""
-    rows: list[tuple[str, str, str]] = []
-    notes: dict[int, str] = {}
-    for plugin in found:
-        name, version = plugin.name, plugin.version or "-"
-        if plugin.distribution is not None:
-            version += f" ({plugin.distribution})"
-        for each in plugin.collectors or ("-",):
-            if each in not_scheduled:
-                notes[len(rows)] = f"not scheduled: {each} {_with_place(each, not_scheduled[each])}"
-            elif each in off:
-                notes[len(rows)] = f"off by default: {_how_to_turn_on(each)}"
-            rows.append((name, version, each))
-            name = version = ""
-        if plugin.error:
-            what = "" if plugin.error == _NOT_LOADED else "a hook failed: " if plugin.ok else "broken: "
-            others = notes.get(len(rows) - 1)
-            notes[len(rows) - 1] = "; ".join(filter(None, (others, what + clean(plugin.error))))
-    print_table(("NAME", "VERSION", "COLLECTORS"), rows, notes)
-
-
-def _print_forecast(found: Forecast, now: datetime) -> None:
-    put(f"configuration  {found.configuration or 'none'}")
-    put(f"database       {found.database}{'' if found.database_exists else ' (not there yet)'}")
-    if found.leader_pid is not None:
-        put(f"scheduler      process {found.leader_pid} leads; this is how it will be after its next start")
-    names = [f"{each.name} {each.version or ''}".strip() + ("" if each.ok else " (broken)") for each in found.plugins]
-    put(f"plugins        {', '.join(names) or 'none'}")
-    if found.jobs:
-        put("")
-        _print_planned(found.jobs, now)
-    for each in found.not_scheduled:
-        put(f"not scheduled: {each.collector} {_with_place(each.collector, each.reason)}")
-    if found.budgets:
-        put("")
-        _print_budgets(found.budgets)
-
-
-def _print_planned(jobs: Sequence[JobForecast], now: datetime) -> None:
-    """Print a row for each job; the calls of one that is off stand in parentheses, since no budget counts them."""
-    rows = [
-        (job.job_id, f"{job.every} {job.at}" if job.at else job.every, _planned(job, now), str(job.priority),
-         job.budget or "-", f"({_figure(job.calls_per_hour)})" if job.off else _figure(job.calls_per_hour),
-         job.calls_from or "-")
-        for job in jobs
-    ]  # fmt: skip
-    notes = {index: _note_of_plan(job) for index, job in enumerate(jobs)}
-    print_table(("JOB", "EVERY", "NEXT (UTC)", ">PRIO", "BUDGET", ">CALLS/H", "FROM"), rows, notes)
-
-
-def _planned(job: JobForecast, now: datetime) -> str:
-    if job.next_run_at is None:
-        return "off"
-    return "at once" if job.next_run_at <= now else briefly(job.next_run_at, now)
-
-
-_WHY_NEXT = {
-    Reason.CATCHUP: "a slot of it passed, which it catches up with",
-    Reason.RETRY: "its last run asked to be tried again",
-    Reason.PROBE: "its breaker is open: the next run is the probe",
-}
-
-
-def _note_of_plan(job: JobForecast) -> str:
-    """Say why a job is off, why it runs out of turn, and what is to be known of its calls."""
-    said = [_WHY_NEXT.get(job.next_reason, "") if job.next_reason else "", job.problem or ""]
-    if job.off == OFF_BY_DEFAULT:
-        said.append(f"{job.off}: {_how_to_turn_on(job.job_id)}")
-    elif job.off:
-        said.append(job.off)
-    declared, measured = job.calls_declared, job.calls_measured
-    if declared is not None and measured is not None and abs(declared - measured) > max(declared, measured) / 2:
-        said.append(f"it declares {_figure(declared)} calls a run, the last day's made {_figure(measured)}")
-    return clean("; ".join(filter(None, said)))
-
-
-def _print_budgets(budgets: Sequence[BudgetForecast]) -> None:
-    rows = [
-        (each.name, each.rate, str(each.burst), _figure(each.gives), _figure(each.asked), f"{each.share:.0%}")
-        for each in budgets
-    ]
-    notes = {
-        index: f"not counted, since they don't say how many calls they make: {', '.join(each.unknown[:_FEW])}"
-        f"{f' and {len(each.unknown) - _FEW} more' if len(each.unknown) > _FEW else ''}"
-        for index, each in enumerate(budgets)
-        if each.unknown
-    }
-    print_table(("BUDGET", "RATE", ">BURST", ">GIVES/H", ">ASKED/H", ">SHARE"), rows, notes)
-
-
-def _figure(number: float | None) -> str:
-    """Write a number of calls: whole if it is or is large, else with a digit that says something."""
-    if number is None:
-        return "?"
-    return f"{number:.0f}" if number >= 100 or number == round(number) else f"{number:.2g}"
-
-
-def _print_left_out(configuration: Configuration) -> None:
-    """Say which installed plugins were not loaded because somebody said so."""
-    installed, only = installed_plugins(), configuration.only_plugins
-    disabled = [name for name in installed if name in configuration.disable]
-    others = [name for name in installed if only is not None and name not in (*only, *disabled)]
-    for reason, names in (("disabled by [plugins] disable", disabled), ("not in GECKOSCHED_LOAD_PLUGINS", others)):
-        if names:
-            put(f"{reason}: {', '.join(names)}")
-
-
-def _print_dry_run(job: str, result: DryRun) -> None:
-    """Print how a dry run ended, each batch with its first rows, what was lost, the calls and the cursor."""
-    run = result.run
-    reason, calls = _reason(run), count(run.calls, "call")
-    put(f"{job}: {run.outcome}, would store {count(run.rows, 'row')}, {calls} in {in_seconds(run.seconds)} s"
-         f"{reason and f': {reason}'}")  # fmt: skip
-    for batch in result.batches:
-        key = f" by {', '.join(batch.pk)}, {batch.on_conflict}" if batch.pk else ", appended"
-        put(f"\n{batch.table}: {count(len(batch.rows), 'row')}, {batch.changed} new or changed{key}")
-        for row in batch.rows[:_FEW]:
-            put("  " + ", ".join(f"{clean(name)}={clean(repr(value))}" for name, value in row.items()))
-        if len(batch.rows) > _FEW:
-            put(f"  ... {len(batch.rows) - _FEW} more (all of them: --json)")
-    for loss in result.losses:
-        put(f"\nlost {loss['count']} of {clean(loss['target'])} between {loss['since']} and {loss['until']}")
-    put(f"\nstate {json.dumps(result.state, ensure_ascii=False)}")
-    if run.traceback:
-        put("\n  ".join(["\ntraceback:", *(printable(line).rstrip() for line in run.traceback.splitlines())]))
-
-
-def _print_runs(runs: Sequence[Run], now: datetime, orphans: Collection[int] = ()) -> None:
-    if not runs:
-        put("no runs")
-        return
-    rows = [
-        (str(each.id), each.job_id, _outcome(each, orphans), briefly(each.started_at, now), in_seconds(each.seconds),
-         str(each.rows), str(each.calls))
-        for each in runs
-    ]  # fmt: skip
-    notes = {
-        index: _GONE if each.id in orphans else _reason(each)
-        for index, each in enumerate(runs)
-        if each.id in orphans or each.outcome not in (None, *_WHOLE)
-    }
-    print_table((">ID", "JOB", "OUTCOME", "STARTED (UTC)", ">SECONDS", ">ROWS", ">CALLS"), rows, notes)
-
-
-def _outcome(run: Run, orphans: Collection[int]) -> str:
-    return Outcome.INTERRUPTED if run.id in orphans else run.outcome or "running"
-
-
-def _print_details(record: JobStatus | Run, now: datetime, instead: Mapping[str, str], because: str = "") -> None:
-    """Print every field of a job or a run, some in other words; text of several lines (a traceback) comes last.
-
-    `because`, why a job's health is what it is, is a row of its own after `health`.
-    """
-    shown = [each.name for each in dataclasses.fields(record) if each.metadata.get("json", True)]
-    fields = {name: getattr(record, name) for name in shown}
-    fields.update(instead)
-    long = {name: value for name, value in fields.items() if isinstance(value, str) and "\n" in value}
-    width = max(map(len, fields)) + 2
-    for name, value in fields.items():
-        if name not in long:
-            put(f"{name.replace('_', ' '):{width}}{_show(value, now)}")
-        if name == "health" and because:
-            put(f"{'because':{width}}{because}")
-    for name, value in long.items():
-        lines = (printable(line).rstrip() for line in value.splitlines())
-        put("\n  ".join([f"{name.replace('_', ' ')}:", *lines]))
-
-
-def _show(value: object, now: datetime) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, datetime):
-        return fully(value, now)
-    return f"{value:.3f}" if isinstance(value, float) else clean(str(value))
-
-
-def _words(state: BreakerState) -> str:
-    return state.replace("_", " ")
-
-
-def _result(run: Run) -> str:
-    """Say how a run ended, in one line."""
-    if run.outcome is None:
-        return f"runs as run {run.id}"
-    reason = _reason(run)
-    rows, seconds = count(run.rows, "row"), in_seconds(run.seconds)
-    return f"{run.outcome}, {rows} in {seconds} s (run {run.id}){reason and f': {reason}'}"
-
-
-def _reason(run: Run) -> str:
-    """Say why a run ended as it did: its error, else the first lines of its detail."""
-    if run.error:
-        return clean(f"{run.error_type}: {run.error}" if run.error_type else run.error)
-    return _first_lines(run.detail)
-
-
-def _first_lines(detail: str | None) -> str:
-    first, more = (lines := (detail or "").splitlines())[:3], len(lines) - 3
-    return clean("; ".join([*first, f"{more} more"] if more > 0 else first))
 
 
 # -- The console script ------------------------------------------------------------------------------------------------

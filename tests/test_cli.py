@@ -26,9 +26,9 @@ from geckosched import (
     RunContext,
     SchedulerConfig,
     SkipRun,
-    cli,
     collector,
     rendering,
+    screens,
 )
 from geckosched.core import LeaderLock, PluginStatus, SchedulerState
 from geckosched.views import SchedulerInfo, Status
@@ -529,7 +529,7 @@ def test_jobs_fit_into_80_columns_of_plain_text(capsys: pytest.CaptureFixture[st
     )
     busy = dataclasses.replace(well, job_id="busy", running_for=12.0, last_outcome=Outcome.SKIPPED)
     late = dataclasses.replace(well, job_id="late", next_run_at=NOW - timedelta(minutes=5), last_started_at=None)
-    cli._print_jobs([JOB, well, busy, late], NOW)
+    screens.print_jobs([JOB, well, busy, late], NOW)
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         "",
@@ -546,7 +546,7 @@ def test_jobs_fit_into_80_columns_of_plain_text(capsys: pytest.CaptureFixture[st
 
 def test_losses_have_a_column_if_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
     """It costs no more than 80 columns."""
-    cli._print_jobs([dataclasses.replace(JOB, lost=70), dataclasses.replace(JOB, job_id="fine")], NOW)
+    screens.print_jobs([dataclasses.replace(JOB, lost=70), dataclasses.replace(JOB, job_id="fine")], NOW)
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if not line.startswith(" ")] == [
         "",
@@ -559,7 +559,7 @@ def test_losses_have_a_column_if_there_are_any(capsys: pytest.CaptureFixture[str
 def test_runs_fit_into_80_columns_of_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
     """Newest first, the reason of a failure in a line below."""
     present = dataclasses.replace(RUN, id=18, finished_at=None, outcome=None, started_at=NOW - timedelta(days=2))
-    cli._print_runs([present, RUN], NOW)
+    screens.print_runs([present, RUN], NOW)
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         "ID  JOB                      OUTCOME    STARTED (UTC)  SECONDS  ROWS  CALLS",
@@ -576,7 +576,7 @@ def test_a_terminal_gets_the_same_with_notes_wrapped(
     monkeypatch.setattr(rendering, "is_terminal", lambda: True)
     for columns in (80, 60):
         monkeypatch.setenv("COLUMNS", str(columns))
-        cli._print_jobs([JOB], NOW)
+        screens.print_jobs([JOB], NOW)
         _, _, row, *notes = capsys.readouterr().out.splitlines()
         assert row.split()[:2] == ["geckoterminal-top-pools", "unhealthy"]
         assert len(notes) > 1
@@ -595,7 +595,7 @@ def test_colours_are_for_terminals_that_want_them(
     red = "\x1b[31munhealthy"
     for no_color in (False, True):
         monkeypatch.setenv("NO_COLOR", "1") if no_color else monkeypatch.delenv("NO_COLOR", raising=False)
-        cli._print_jobs([JOB], NOW)
+        screens.print_jobs([JOB], NOW)
         assert (red in capsys.readouterr().out) is not no_color
 
 
@@ -607,7 +607,7 @@ def status_of(job: JobStatus, state: SchedulerState = SchedulerState.RUNNING, *p
 def test_a_job_in_full_says_why_its_health_is_what_it_is(said: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A row `because` after `health`, if there is a reason to give; nothing else is called so."""
     job = dataclasses.replace(JOB, reason=said)
-    cli._print_job(job, status_of(job), {}, NOW)
+    screens.print_job(job, status_of(job), {}, NOW)
     lines = capsys.readouterr().out.splitlines()
     above = next(index for index, line in enumerate(lines) if line.startswith("health "))
     assert [line[20:] for line in lines if line.startswith(("because ", "reason "))] == ([said] if said else [])
@@ -616,7 +616,7 @@ def test_a_job_in_full_says_why_its_health_is_what_it_is(said: str, capsys: pyte
 
 def test_a_job_in_full_has_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     """Times in words plus UTC, nothing is left out."""
-    cli._print_details(JOB, NOW, {})
+    screens.print_details(JOB, NOW, {})
     *lines, title, first, second = capsys.readouterr().out.splitlines()
     shown = {line[:20].strip(): line[20:] for line in lines}
     assert (
@@ -657,8 +657,8 @@ def test_times_in_words(seconds: float, words: str) -> None:
 def test_a_stopped_scheduler_claims_no_process(capsys: pytest.CaptureFixture[str]) -> None:
     """The last leader's pid is not shown as if it were alive."""
     info = SchedulerInfo(SchedulerState.RUNNING, 42, "host", NOW - timedelta(hours=2), NOW, "/data/app.db", "0.1")
-    cli._print_scheduler(info, NOW)
-    cli._print_scheduler(dataclasses.replace(info, state=SchedulerState.STOPPED), NOW)
+    screens.print_scheduler(info, NOW)
+    screens.print_scheduler(dataclasses.replace(info, state=SchedulerState.STOPPED), NOW)
     running, heartbeat, _, stopped, *_ = capsys.readouterr().out.splitlines()
     assert running == "scheduler  running, process 42 on host, started 2h ago (2026-11-23 13:45:30 UTC)"
     assert heartbeat == "heartbeat  0s ago (2026-11-23 15:45:30 UTC)"

@@ -19,7 +19,18 @@ from typing import Any
 
 import pytest
 
-from geckosched import BreakerState, CollectionScheduler, Health, JobStatus, Reason, RunContext, cli, collector, core
+from geckosched import (
+    BreakerState,
+    CollectionScheduler,
+    Health,
+    JobStatus,
+    Reason,
+    RunContext,
+    cli,
+    collector,
+    core,
+    screens,
+)
 from geckosched.core import PluginStatus, SchedulerState
 from geckosched.views import SchedulerInfo, Status
 from tests.shell import (
@@ -239,7 +250,7 @@ def test_the_table_of_plugins_fits_into_80_columns(capsys: pytest.CaptureFixture
     )
     bad = PluginStatus("bad", None, None, False, "ValueError: two\nlines" + " x" * 60, ())
     needs = {long[0]: "needs `timeframes`", long[3]: "needs `pools`, `network`"}
-    cli._print_plugins([market, bad], needs)
+    screens.print_plugins([market, bad], needs)
     assert capsys.readouterr().out.splitlines() == [
         "NAME           VERSION                           COLLECTORS",
         "geckoterminal  0.1.0 (geckosched-geckoterminal)  geckoterminal-ohlcv",
@@ -526,7 +537,7 @@ def test_a_heartbeat_is_stale_after_ten_seconds(age: float, stale: bool) -> None
 def test_a_job_is_not_unhealthy_without_a_word(capsys: pytest.CaptureFixture[str]) -> None:
     """The table gives the reason, above all where no run failed: R4's runs that hang, silence, a broken plugin."""
     hangs = dataclasses.replace(JOB, reason="2 runs hang past the time limit: its slots wait")
-    cli._print_status(status_of(hangs), {}, NOW)
+    screens.print_status(status_of(hangs), {}, NOW)
     *_, row, note, below = capsys.readouterr().out.splitlines()
     assert row.startswith("daily")
     assert note == "  2 runs hang past the time limit: its slots wait"

@@ -248,7 +248,7 @@ VALUES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("value", "stored"), VALUES, ids=lambda value: ascii(value)[:40])
+@pytest.mark.parametrize(("value", "stored"), VALUES, ids=lambda value: ascii(value).split(" at 0x")[0][:40])
 def test_values_are_stored_as_given(bench: Workbench, value: Any, stored: Any) -> None:
     """No column changes a value, or its type: not of a key, not of a new table, not one that was added later."""
     key, log = Batch("keys", [{"id": value, "x": 1}], pk="id"), Batch("log", [{"v": value}])
