@@ -127,11 +127,21 @@ def test_configurations_are_read(block: Block, tmp_path: Path) -> None:
     found, wrong = config.read_configuration(tmp_path / "geckosched.toml", environ)
     assert wrong == []
     assert found is not None
+    if "geckoterminal" in text and "geckoterminal" in config.installed_plugins():
+        _expect_plugins_take(found, tmp_path)
 
 
-def test_the_example_file_is_read() -> None:
-    """`geckosched.toml` of the repository passes our own check."""
-    assert "geckoterminal-trades" in config.load_configuration(ROOT / "geckosched.toml").collectors
+def test_the_example_file_is_read(tmp_path: Path) -> None:
+    """`geckosched.toml` of the repository passes our own check, and the plugin takes what it says."""
+    pytest.importorskip("geckosched_geckoterminal", reason="needs the plugin")
+    _expect_plugins_take(config.load_configuration(ROOT / "geckosched.toml"), tmp_path)
+
+
+def _expect_plugins_take(found: config.Configuration, tmp_path: Path) -> None:
+    """Load the plugins with a configuration: no setting, collector or option of it is unknown to them."""
+    scheduler = CollectionScheduler(SchedulerConfig(database=tmp_path / "none.db"))
+    found.load_plugins(scheduler)
+    assert [plugin.error for plugin in scheduler.registry.plugins.values() if not plugin.ok] == []
 
 
 @pytest.fixture(scope="module")
