@@ -302,6 +302,25 @@ def test_the_options_of_every_command_are_documented() -> None:
     assert documented == _shared() | {"--help"}
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_commands_are_written_as_they_are(path: Path) -> None:
+    """Every `geckosched ...` of a page, in a sentence or a block, is a command of ours with options that it has."""
+    for word, rest in re.findall(r"(?:^|[\s/`])geckosched (?!geckosched )([a-z]+)([^`\n]*)", _commands_in(path)):
+        assert word in {*COMMANDS, *OTHERS}, f"geckosched {word}"
+        options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest.split(" | ")[0]))
+        assert word in OTHERS or options <= _options(word) | {"--help"}, f"geckosched {word}{rest}"
+
+
+OTHERS = ("geckoterminal",)  # a plugin's own commands, which its documents speak of
+
+
+def _commands_in(path: Path) -> str:
+    """Return what a page has in backticks and in the blocks that show a shell, a line for each."""
+    text = path.read_text(encoding="utf-8")
+    shells = [each.text for language in ("console", "sh", "text", "yaml") for each in blocks(language, path)]
+    return "\n".join([*shells, *(each.replace("\n", " ") for each in re.findall(r"(?<!`)`([^`]+)`(?!`)", text))])
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_is_documented(command: str) -> None:
     """A command's section has each of its own options, in the table and in the line that shows how it is called."""
