@@ -3066,6 +3066,8 @@ def restored(registration: Registration, row: Mapping[str, Any] | sqlite3.Row | 
         return job
     job.state, job.ran = row["state"], bool(row["runs"])
     job.accounted = _from_text_or_none(row["last_scheduled_for"])
+    if job.accounted is None and registration.at is not None and row["next_run_at"] is not None:
+        job.accounted = registration.grid.before(from_text(row["next_run_at"]) - 1)  # its first slot was yet to come
     if job.accounted is not None and registration.row()[3:5] != (row["every"], row["at"]):
         job.accounted = max(job.accounted, registration.grid.before(registration.grid.before(now) - 1))
     job.disabled_at = _from_text_or_none(row["disabled_at"])
