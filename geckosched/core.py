@@ -2212,12 +2212,24 @@ class Store:
 
     def open_writer(self) -> sqlite3.Connection:
         """Open for the leader: WAL, migrations applied in one transaction. Raises StoreError in words, also when a lock
-        of another program doesn't end within `PATIENCE`."""
+        of another program doesn't end within `PATIENCE`, and on a network file system."""
+        self._expect_local()
         with self._connect(str(self.path), timeout=0.25) as connection:
             self._migrate(connection)
             found = self.path.stat()
             self._opened = found.st_dev, found.st_ino
         return connection
+
+    def _expect_local(self) -> None:
+        try:
+            from geckosched.filesystem import doubt_about, objection_to, read_mounts
+        except ImportError:  # core.py alone
+            return
+        mounts = read_mounts()
+        if objection := objection_to(self.path, mounts):
+            raise StoreError(objection)
+        if doubt := doubt_about(self.path, mounts):
+            _note(logging.WARNING, "%s", doubt)
 
     def expect_in_place(self) -> None:
         """Raise StoreError if the file that the writer has open is no longer the one of that name: what is written into

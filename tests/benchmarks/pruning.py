@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from geckosched import Batch, CollectionScheduler, RunContext, SchedulerConfig, collector
 from geckosched.core import Store
 from tests.benchmarks.history import make_store, shapes
 from tests.benchmarks.measurements import Figure, Figures, Sizes, a_store, quantile
 
-KEEP_ALL = {"retention_days": 36_500, "retention_runs": 1_000_000_000}
+
+class Retention(NamedTuple):
+    """What is kept."""
+
+    days: int
+    runs: int
+
+
+KEEP_ALL, DEFAULT = Retention(36_500, 1_000_000_000), Retention(30, 10_000)
 
 
 def pruning(sizes: Sizes) -> Figures:
@@ -27,7 +35,7 @@ def pruning(sizes: Sizes) -> Figures:
 
 def lateness_on(path: Path, label: str, seconds: float) -> Figures:
     """Measure on a store that is there, without and with pruning."""
-    for how, settings in ((" without pruning", KEEP_ALL), ("", {})):
+    for how, keep in ((" without pruning", KEEP_ALL), ("", DEFAULT)):
         called: list[float] = []
         stored: list[float] = []
 
@@ -38,7 +46,8 @@ def lateness_on(path: Path, label: str, seconds: float) -> Figures:
             yield Batch("rows", [{"job": run.job_id, "value": run.id}], pk="job")
             stored.append((run.now() - slot).total_seconds() * 1e3)
 
-        scheduler = CollectionScheduler(SchedulerConfig(database=path, catchup="none", **settings))
+        config = SchedulerConfig(database=path, catchup="none", retention_days=keep.days, retention_runs=keep.runs)
+        scheduler = CollectionScheduler(config)
         for number in range(100):
             scheduler.register_collector(late, "1s", job_id=f"late-{number:03d}")
         before = history_rows(path)
