@@ -21,6 +21,7 @@ under it, being of the future once the clock is right again, goes by number.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -41,8 +42,8 @@ class Portion(NamedTuple):
 
 
 class Deletion(Message):
-    """Deletes a portion; tells `reply` how many seconds that took the writer, its commit included, or None if the store
-    refused it."""
+    """Deletes a portion; tells `reply` how many seconds that took the writer, its commit included: infinitely many if
+    the store refused it."""
 
     __slots__ = ("_began", "_portion", "_reply")
 
@@ -65,7 +66,7 @@ class Deletion(Message):
 
     def refused(self, error: BaseException) -> None:
         super().refused(error)
-        self._reply.put(None)
+        self._reply.put(math.inf)
 
 
 class Pruner:
@@ -107,7 +108,7 @@ class Pruner:
     def _is_committed(self, reply: Inbox) -> bool:
         for seconds in reply.drain():
             self._reply = None
-            if seconds is None:  # the next round tries it again
+            if seconds == math.inf:  # the next round tries it again
                 self._round, self.pause = None, self.IDLE
                 return False
             self._size = max(1, self._size // 2) if seconds > self.AIM else min(self.MOST, self._size + 10)
@@ -127,8 +128,10 @@ class Pruner:
     def _checkpoint(self, lead: Lead) -> None:
         if lead.writer.trouble is None:
             self._beside = self._beside or lead.keep_open(lead.store.open_beside())
+            began = time.monotonic()
             with lead.store.gate:
                 self._beside.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self.pause = max(self.pause, time.monotonic() - began)  # half of the disk's time is for others
 
     def _portions(self, lead: Lead) -> Iterator[Portion]:
         now, read, config = lead.clock.now(), lead.read, lead.config
