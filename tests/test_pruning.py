@@ -398,12 +398,15 @@ def test_a_deletion_that_is_refused_is_said_once_a_round(
 
 
 def test_only_the_leader_prunes(new_scheduler: NewScheduler, clock: FakeClock, store_path: Path) -> None:
-    """A standby, and who takes the lead for one call, change no history."""
+    """Who takes the lead for one call changes no history."""
     make(store_path, clock.now(), [Past(n, "job", (100 - n) * DAY) for n in range(1, 101)])
-    asking = new_scheduler(clock=clock)
-    asking.register_collector(minutely)
-    assert asking.execute_collector_now("minutely")
-    assert len(ids(store_path)) == 101
+    pruner = Pruner()
+    with new_scheduler(clock=clock)._taking_part() as lead:
+        assert lead is not None
+        assert lead.momentary
+        for _ in range(10):
+            pruner.turn(lead)
+    assert len(ids(store_path)) == 100
 
 
 def test_what_is_deleted_is_moved_into_the_file_beside_the_writer(
