@@ -4076,10 +4076,12 @@ class Ticker:
             self._enqueue(job, promoted=False)
 
     def _change_grid(self, job: Job, new: Registration, now: int) -> None:
-        """Let a job's slots be those of its new registration, from now on: it has missed none of another grid."""
+        """Let a job's slots be those of its new registration, from now on: it has missed none of another grid. A slot
+        that came up since `now` stays accounted for, one that was only passed over doesn't."""
         job.slot.grid = new.grid
         if job.accounted is not None and new.grid != job.registration.grid:
-            job.accounted = new.grid.before(now)
+            came_up = job.accounted if job.accounted <= self._clock.now() else 0
+            job.accounted = max(new.grid.before(now), came_up)
 
     def _revive(self, job: Job, registration: Registration) -> tuple[Any, ...]:
         """Take an unregistered job up again as it is now, a run in progress included."""
@@ -4106,6 +4108,7 @@ class Ticker:
             return
         statements: list[tuple[str, Any]] = []
         words: dict[str, list[str]] = {"added": [], "changed": [], "removed": []}
+        self._come_up()  # as it was
         more = config.max_workers - self._lead.config.max_workers
         self._lead.config = config
         self._lead.change_workers(more)
@@ -4717,6 +4720,7 @@ class CollectionScheduler:
         self._plugin_setup: PluginSetup | None = None
         self.on_reload: Callable[[int], object] | None = None  # told a request to reload; who sets it answers that
         self._mutex = threading.RLock()
+        self._applying = threading.Lock()
         self._state = SchedulerState.STOPPED
         self._watcher: Watcher | None = None
         self._watcher_thread: threading.Thread | None = None
@@ -4824,16 +4828,14 @@ class CollectionScheduler:
     def unregister_collector(self, job_id: str, forget: bool = False) -> None:
         """Take a job out. Its row, state and history are kept, and taken up again by the same id and collector;
         `forget` deletes the row and the state. A run in progress goes on to its end."""
-        before = self._registrations.get(job_id)
-        self._operate("unregister", job_id, {"forget": forget})
-        with self._mutex:
-            if self._registrations.get(job_id) is before:  # else somebody registered it anew
+        if self._operate("unregister", job_id, {"forget": forget}):
+            with self._mutex:
                 self._registrations.pop(job_id, None)
 
     def enable_collector(self, job_id: str) -> None:
         """Let a job's slots come up again, from the next one on."""
-        self._operate("enable", job_id, {})
-        self._amend(job_id, enabled=True)
+        if self._operate("enable", job_id, {}):
+            self._amend(job_id, enabled=True)
 
     def disable_collector(self, job_id: str) -> None:
         """Let no slot of a job come up until `enable_collector`, whatever breaker, configuration or restarts do."""
@@ -4842,16 +4844,13 @@ class CollectionScheduler:
     def reschedule_collector(self, job_id: str, every: object) -> None:
         """Change a job's interval for as long as this registration lasts."""
         microseconds, at = parse_every(every, f"job {job_id} every")
-        self._operate("reschedule", job_id, {"every": microseconds, "at": at})
-        self._amend(job_id, every=microseconds, at=at)
+        if self._operate("reschedule", job_id, {"every": microseconds, "at": at}):
+            self._amend(job_id, every=microseconds, at=at)
 
     def _amend(self, job_id: str, **changes: Any) -> None:
-        """Keep in this process's registration what was changed, for its next start; where this process leads, its
-        ticker has done so already."""
+        """Keep in this process's registration what the process that leads has changed, for when this one does."""
         with self._mutex:
-            self._take_amendments(self.lead)
-            registration = self._registrations.get(job_id)
-            if registration is not None and any(getattr(registration, key) != each for key, each in changes.items()):
+            if (registration := self._registrations.get(job_id)) is not None:
                 self._registrations[job_id] = fitted(dataclasses.replace(registration, **changes), self.config)
 
     def _take_amendments(self, lead: Lead | None) -> None:
@@ -4885,31 +4884,37 @@ class CollectionScheduler:
             from geckosched.reload import Plan
         except ImportError as error:
             raise GeckoschedError("apply needs the whole package") from error
-        reply = Inbox()
-        with self._mutex:
-            lead = self.lead if self._state is SchedulerState.RUNNING else None
-            self._take_amendments(lead)
-            plan = Plan.of(self.config, config, self._store.path)
-            wanted = None if jobs is None else jobs.registrations
-            changes = plan.changes(self._configured, wanted, self._registrations)
-            rows = self._rows_of([change.job_id for change in changes if change.before is None]) if lead else {}
-            self.secrets.add(config.secrets)
-            handed = [(change, rows.get(change.job_id)) for change in changes]
-            if lead is not None and not lead.ticker.submit(lead.ticker.apply, plan.config, handed, reply):
-                lead = None
-            self.config = plan.config
-            if wanted is None:
-                wanted = {job_id: fitted(each, plan.config) for job_id, each in self._configured.items()}
-            self._configured = wanted
-            if jobs is not None:
-                self.registry.not_scheduled, self.registry.off_by_default = jobs.not_scheduled, jobs.off_by_default
-        words = None if lead is None else self._await_applied(reply)
-        with self._mutex:
-            if words is not None:
+        with self._applying:  # no plugin code runs in here, but for the comparison of options
+            with self._mutex:
+                self._take_amendments(self.lead)
+                plan = Plan.of(self.config, config, self._store.path)
+                wanted = None if jobs is None else jobs.registrations
+                changes = plan.changes(self._configured, wanted, self._registrations)
+                anew = [each.job_id for each in changes if each.job_id not in self._registrations or each.is_of_another]
+                rows = self._rows_of(anew)
+                self.secrets.add(config.secrets)
+                self.config = plan.config
+                if wanted is None:
+                    wanted = {job_id: fitted(each, plan.config) for job_id, each in self._configured.items()}
+                self._configured = wanted
+                if jobs is not None:
+                    self.registry.not_scheduled, self.registry.off_by_default = jobs.not_scheduled, jobs.off_by_default
+            words = self._carry_out([(each, rows.get(each.job_id)) for each in changes])
+            return plan.applied(words, self._plugin_setup, plugins)
+
+    def _carry_out(self, changes: Sequence[tuple[Change, sqlite3.Row | None]]) -> dict[str, list[str]]:
+        """Have the ticker change the jobs or, where this process doesn't lead, keep for its start what they are."""
+        while True:
+            reply = Inbox()
+            with self._mutex:
+                lead = self.lead if self._state is SchedulerState.RUNNING else None
+                if lead is None or not lead.ticker.submit(lead.ticker.apply, self.config, changes, reply):
+                    return self._change_registrations([change for change, _ in changes])
+            words = self._await_applied(reply)
+            with self._mutex:
                 self._take_amendments(lead)
-            else:
-                words = self._change_registrations(changes)
-        return plan.applied(words, self._plugin_setup, plugins)
+            if words is not None:  # else it stopped before
+                return words
 
     def _rows_of(self, job_ids: Sequence[str]) -> dict[str, sqlite3.Row]:
         """Return what the store has of jobs, as a start would read it."""
@@ -5354,7 +5359,7 @@ class CollectionScheduler:
         """Be stopped, in a forked child, leaving to the parent what is the parent's."""
         self._left_to_parent.append(self.lead)
         self._store.gate = ForkGate()
-        self._mutex = threading.RLock()
+        self._mutex, self._applying = threading.RLock(), threading.Lock()
         self._lock.release()
         self._lock.stop_waiting()
         self.lead = self._watcher = self._watcher_thread = None
@@ -5446,7 +5451,9 @@ class CollectionScheduler:
                 self._take_amendments(lead)
             self._lock.release()
 
-    def _operate(self, action: str, job_id: str, arguments: dict[str, Any]) -> None:
+    def _operate(self, action: str, job_id: str, arguments: dict[str, Any]) -> bool:
+        """Have the leader do something to a job; returns whether that is another process. What one of this process
+        does to its registrations is kept here, too."""
         answer: Any = None
         while answer is None:
             with self._taking_part() as lead:
@@ -5456,9 +5463,12 @@ class CollectionScheduler:
                         raise SchedulerClosed(f"the scheduler stopped before {action} {job_id} was done")
                     reply.wait(TAKE_OVER)
                     answer = next(iter(reply.drain()), "waits for the store")
+                    with self._mutex:
+                        self._take_amendments(lead)
             if answer is None and (row := self._requests.ask(action, job_id, arguments)) is not None:
                 answer = row["answer"]
         self._check_answer(action, job_id, answer)
+        return lead is None
 
     def _check_answer(self, action: str, job_id: str, answer: Any) -> None:
         if isinstance(answer, StoreError):

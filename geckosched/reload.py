@@ -98,6 +98,11 @@ class Change:
     config: SchedulerConfig
     fields: frozenset[str] = frozenset()
 
+    @property
+    def is_of_another(self) -> bool:
+        """Whether the job is another collector's from now on."""
+        return "name" in self.fields
+
     def onto(self, current: Registration | None) -> Registration | None:
         """Return what becomes of a job that is `current` by now; the same object if nothing does. The job is not there
         any more if an operator unregistered it; it comes back if its own table says something new."""
@@ -106,7 +111,7 @@ class Change:
             return after
         if current is None:
             return after if self.fields - after.by_default - {"grid"} else None
-        if "name" in self.fields:  # another collector: what was done to the old one says nothing about it
+        if self.is_of_another:  # what was done to the old one says nothing about it
             return after
         values = {name: getattr(after, name) for name in self.fields - {"grid"}}
         changed: dict[str, Any] = {
