@@ -76,7 +76,7 @@ class Applied(Record):
             reasons.setdefault(each.reason, []).append(each.name)
         waits = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items()]
         said = said or ["nothing differs" if not waits else "nothing else differs"]
-        return "; ".join([*said, *(f"needs a restart: {each}" for each in waits)])
+        return "; ".join([*said, *([f"needs a restart: {', '.join(waits)}"] if waits else [])])
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -534,8 +534,8 @@ def test_what_needs_a_restart_is_said_each_time_and_not_half_done(site: Site) ->
                 "database", "[plugins] load", "[plugins] disable", "[plugins.plug]",
             ]  # fmt: skip
             assert str(applied).endswith(
-                f"needs a restart: database (until then it is {site.store}); needs a restart: [plugins] load, [plugins] "
-                "disable, [plugins.plug] (plugins are loaded at a start only)"
+                f"; needs a restart: database (until then it is {site.store}), [plugins] load, [plugins] disable, "
+                "[plugins.plug] (plugins are loaded at a start only)"
             )
         assert scheduler.get_status().scheduler.database == str(site.store)
         assert registered(scheduler, "note").options.mark == "b"
