@@ -54,6 +54,7 @@ def register_collectors(register, settings):
     register(other)
 '''
 STORE = "store.db"
+S = 1_000_000
 OFF = "[collectors.other]\nenabled = false\n"
 
 
@@ -185,6 +186,45 @@ def test_a_slot_that_is_due_in_the_moment_of_a_reload_comes_up(site: Site, chang
         assert after.scheduled_for is not None
         assert (from_datetime(after.scheduled_for), after.missed) == (following, 0)
         assert len({run.scheduled_for for run in after_first(scheduler)}) == len(after_first(scheduler))
+
+
+class Running(FakeClock):
+    """A clock that, once `armed`, moves a little whenever the ticker reads it: code takes time."""
+
+    STEP = 0.05
+    armed = False
+
+    def now(self) -> int:
+        if self.armed and threading.current_thread().name == "geckosched-ticker":
+            self._now += round(self.STEP * 1_000_000)
+            self._monotonic += round(self.STEP * 1_000_000)
+        return super().now()
+
+
+@pytest.mark.parametrize("before", [each * Running.STEP + 0.01 for each in range(8)])
+def test_a_slot_that_comes_while_the_ticker_changes_the_interval_is_run_once(site: Site, before: float) -> None:
+    """At whatever step of that: neither lost nor doubled, and the next slot is the new interval's."""
+    clock = site.clock = Running()
+    text = OFF + '[collectors.note]\nevery = "1m"\n'
+    with site.scheduler(text) as scheduler:
+        runs_of(scheduler, "note", 1)
+        clock.advance(91)
+        runs_of(scheduler, "note", 2)
+        slot = Grid("note", 120 * S).after(clock.now() + 60 * S)
+        clock.advance((slot - clock.now()) / S - 60)  # to the slot of a minute before
+        runs_of(scheduler, "note", 3)
+        clock.advance(60 - before)
+        settle(scheduler)
+        clock.armed = True
+        site.apply(scheduler, text.replace("1m", "2m"))
+        clock.armed = False
+        clock.advance(max(0.0, (slot - clock.now()) / S))
+        runs_of(scheduler, "note", 4)
+        clock.advance((slot + 120 * S - clock.now()) / S)
+        runs = runs_of(scheduler, "note", 5)
+        slots = [from_datetime(run.scheduled_for) for run in runs if run.scheduled_for]
+        assert slots[-3:] == [slot - 60 * S, slot, slot + 120 * S]
+        assert [run.missed for run in runs[-2:]] == [0, 0]
 
 
 def after_first(scheduler: CollectionScheduler) -> list[Any]:
@@ -559,8 +599,6 @@ def test_new_secrets_are_hidden_and_old_ones_stay_so(site: Site, caplog: pytest.
 
 
 # -- budgets -----------------------------------------------------------------------------------------------------------
-
-S = 1_000_000
 
 
 def test_calls_that_were_made_count_by_a_new_rate() -> None:
