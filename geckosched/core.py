@@ -5278,7 +5278,8 @@ class CollectionScheduler:
         Python code registered, which no table may name."""
         found = DraftedJobs({}, {}, set(), [])
         if taken is None:
-            taken = self._registrations.keys() - self._configured.keys()
+            with self._mutex:
+                taken = self._registrations.keys() - self._configured.keys()
             errors = [f"[collectors.{job_id}] {DuplicateJob(job_id)}" for job_id in tables if job_id in taken]
             found.errors.extend(map(ConfigError, errors))
         for job_id, table in tables.items():

@@ -148,20 +148,49 @@ def test_only_the_job_that_differs_is_touched(site: Site) -> None:
 
 
 def test_a_running_run_keeps_its_options_and_the_next_has_the_new_ones(site: Site) -> None:
-    """So does its time limit: a shorter one is for the next run."""
-    text = OFF + '[collectors.note]\nseconds = 40\nmark = "old"\ntimeout = "1h"\n'
+    """So does its time limit: another one is for the next run."""
+    text = OFF + '[collectors.note]\nseconds = 40\nmark = "old"\ntimeout = "50s"\n'
     scheduler = site.scheduler(text)
     with scheduler:
         begun(scheduler, "note")
-        new = text.replace("old", "new").replace('"1h"', '"1s"').replace("seconds = 40", "seconds = 0")
+        new = text.replace("old", "new").replace('"50s"', '"1h"').replace("seconds = 40", "seconds = 90")
         assert site.apply(scheduler, new) == Applied(changed=("note",))
         site.clock.advance(40)
         assert runs_of(scheduler, "note", 1)[0].outcome is Outcome.SUCCEEDED
         assert site.table("SELECT mark FROM notes") == ["old"]
         site.clock.advance(91)
-        runs_of(scheduler, "note", 2)
+        begun(scheduler, "note", 2)
+        assert site.apply(scheduler, new.replace('"1h"', '"80s"')) == Applied(changed=("note",))
+        site.clock.advance(90)
+        assert runs_of(scheduler, "note", 2)[1].outcome is Outcome.SUCCEEDED
         assert site.table("SELECT mark FROM notes ORDER BY run") == ["old", "new"]
-        assert registered(scheduler, "note").timeout == 1_000_000
+        site.clock.advance(60)
+        begun(scheduler, "note", 3)
+        assert site.apply(scheduler, new) == Applied(changed=("note",))
+        site.clock.advance(81)
+        assert runs_of(scheduler, "note", 3)[2].outcome is Outcome.TIMED_OUT
+
+
+def test_a_run_that_waits_for_the_store_has_the_options_that_it_was_admitted_with(site: Site) -> None:
+    """Its slot came before the reload, though the store could not be written then."""
+    text = OFF + '[collectors.note]\nmark = "old"\n'
+    scheduler = site.scheduler(text)
+    with scheduler:
+        lead = scheduler.lead
+        assert lead is not None
+        runs_of(scheduler, "note", 1)
+        with closing(sqlite3.connect(site.store, isolation_level=None)) as foreign:
+            foreign.execute("BEGIN IMMEDIATE")
+            site.clock.advance(91)
+            until(lambda: lead.ticker.running == 1)
+            new = site.configuration(text.replace("old", "new"))
+            reload = threading.Thread(target=scheduler.apply, args=(new,))
+            reload.start()
+            until(lambda: registered(scheduler, "note").options.mark == "new")
+            foreign.execute("ROLLBACK")
+        reload.join(30)
+        runs_of(scheduler, "note", 2)
+        assert site.table("SELECT mark FROM notes ORDER BY run") == ["old", "old"]
 
 
 @pytest.mark.parametrize("change", ["every", "mark"])
