@@ -4285,13 +4285,12 @@ class Ticker:
     def apply(self, config: SchedulerConfig, changes: Sequence[tuple[Change, sqlite3.Row | None]],
               reply: Inbox) -> None:
         """Go on with another configuration, which was judged before. A change comes with what the store has of the job.
-        The first reply says what came of the changes (None: nothing, since the scheduler stops), the second that it is
+        The first reply says what came of them (None: nothing, since the scheduler stops), the second that it is
         stored."""
         if self._stopping:
             reply.put(None)
             return
         statements: list[tuple[str, Any]] = []
-        words: dict[str, list[str]] = {"added": [], "changed": [], "removed": []}
         self._come_up()  # as it was
         more = config.max_workers - self._lead.config.max_workers
         self._lead.config = config
@@ -4301,10 +4300,7 @@ class Ticker:
             if job.waiting is not None and job.abandoned:  # it was parked, and may run now
                 self._enqueue(job, promoted=False)
         self._calls.override(config.budgets, self._steady())
-        for change, row in changes:
-            if (word := self._change_job(change, row, statements)) is not None:
-                words[word].append(change.job_id)
-        reply.put(words)
+        reply.put([change.word(*self._change_job(change, row, statements)) for change, row in changes])
         self._lead.writer.inbox.put(Statements(statements, reply))
 
     def _take_settings(self, config: SchedulerConfig) -> None:
@@ -4313,20 +4309,20 @@ class Ticker:
         for job in (*self.jobs.values(), *self._retired.values()):
             job.breaker.delay, job.breaker.longest = self._delays
 
-    def _change_job(self, change: Change, row: sqlite3.Row | None, statements: list[tuple[str, Any]]) -> str | None:
-        """Carry out what a configuration changes of one job, on top of what operators did to it; returns the word for
-        that, None if nothing is left to do."""
+    def _change_job(self, change: Change, row: sqlite3.Row | None,
+                    statements: list[tuple[str, Any]]) -> tuple[Registration | None, Registration | None]:
+        """Carry out what a configuration changes of one job, on top of what operators did to it; returns what it was
+        and is registered as."""
         job = self.jobs.get(change.job_id)
         before = None if job is None else job.registration
         after = change.onto(before)
-        if after is before:
-            return None
-        self.amended.append(Amendment(change.job_id, before, after))
-        if job is not None and (after is None or after.name != job.registration.name):
-            statements += self._do_unregister(job)
-        if after is not None:
-            statements += self._save_live(after, row)
-        return "added" if before is None else "removed" if after is None else "changed"
+        if after is not before:
+            self.amended.append(Amendment(change.job_id, before, after))
+            if job is not None and (after is None or after.name != job.registration.name):
+                statements += self._do_unregister(job)
+            if after is not None:
+                statements += self._save_live(after, row)
+        return before, after
 
     # -- what operators do
 
@@ -5095,9 +5091,9 @@ class CollectionScheduler:
                 if jobs is not None:
                     self.registry.not_scheduled, self.registry.off_by_default = jobs.not_scheduled, jobs.off_by_default
             words = self._carry_out([(each, rows.get(each.job_id)) for each in changes])
-            return plan.applied(words, self._plugin_setup, plugins)
+            return plan.applied(changes, words, self._plugin_setup, plugins)
 
-    def _carry_out(self, changes: Sequence[tuple[Change, sqlite3.Row | None]]) -> dict[str, list[str]]:
+    def _carry_out(self, changes: Sequence[tuple[Change, sqlite3.Row | None]]) -> list[str]:
         """Have the ticker change the jobs or, where this process doesn't lead, keep for its start what they are."""
         while True:
             reply = Inbox()
@@ -5120,17 +5116,17 @@ class CollectionScheduler:
             found.update((row["job_id"], row) for row in self._store.read(sql, some))
         return found
 
-    def _await_applied(self, reply: Inbox) -> dict[str, list[str]] | None:
+    def _await_applied(self, reply: Inbox) -> list[str] | None:
         """Wait for the ticker to say what a configuration changed, and then, for a while, until that is stored."""
         reply.wait(None)
         words, *stored = reply.drain()
         if words is not None and not stored:
             reply.wait(TAKE_OVER)
-        return cast("dict[str, list[str]] | None", words)
+        return cast("list[str] | None", words)
 
-    def _change_registrations(self, changes: Sequence[Change]) -> dict[str, list[str]]:
+    def _change_registrations(self, changes: Sequence[Change]) -> list[str]:
         """Change jobs for when this process leads; the mutex is held."""
-        words: dict[str, list[str]] = {"added": [], "changed": [], "removed": []}
+        words = []
         for change in changes:
             before = self._registrations.get(change.job_id)
             after = change.onto(before)
@@ -5138,10 +5134,8 @@ class CollectionScheduler:
                 self._registrations.pop(change.job_id, None)
             else:
                 self._registrations[change.job_id] = after
-            if after is not before:
-                word = "added" if before is None else "removed" if after is None else "changed"
-                words[word].append(change.job_id)
-        if self._state is SchedulerState.STANDBY and any(words.values()):
+            words.append(change.word(before, after))
+        if self._state is SchedulerState.STANDBY and any(words):
             self._say_how_jobs_differ()
         return words
 

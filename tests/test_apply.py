@@ -29,7 +29,7 @@ from geckosched.config import Configuration, installed_plugins, load_configurati
 from geckosched.core import Grid, Ledger, Registration, Requests, from_datetime
 from geckosched.testing import FakeClock
 from tests.conftest import NewScheduler
-from tests.test_scheduler import finished, runs_of, settle, until
+from tests.test_scheduler import Gate, finished, runs_of, settle, until
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -346,6 +346,39 @@ def test_jobs_of_python_code_are_left_alone_and_a_table_cannot_name_one(site: Si
             changed=("mine", "note", "other"), settings=("timeout",)
         )
         assert registered(scheduler, "mine").timeout == 60_000_000
+
+
+def test_a_priority_holds_for_a_run_that_waits_already(site: Site) -> None:
+    """It goes before those that have waited longer."""
+    jobs = "".join(f'[collectors.j{n}]\nuse = "note"\nseconds = 40\nevery = "1h"\n' for n in range(4))
+    text = OFF + "[scheduler]\nmax_workers = 1\n" + jobs
+    scheduler = site.scheduler(text)
+    with scheduler:
+        begun(scheduler, "j0")
+        settle(scheduler)
+        assert site.apply(scheduler, f"{text}priority = 7\n") == Applied(changed=("j3",))
+        site.clock.advance(40)
+        begun(scheduler, "j3")
+
+
+@pytest.mark.hangs
+def test_slots_that_wait_for_hanging_runs_come_up_with_more_workers(site: Site) -> None:
+    """Where no more may hang than there are workers."""
+    gate = Gate()
+    scheduler = site.scheduler(OFF + "[collectors.note]\nenabled = false\n[scheduler]\nmax_workers = 1\n")
+    scheduler.register_collector(gate, timeout="50s")
+    with scheduler:
+        assert gate.entered.acquire(timeout=30)
+        for seconds in (51, 31):
+            settle(scheduler)
+            site.clock.advance(seconds)
+        until(lambda: scheduler.get_runs("gate")[0].outcome is Outcome.TIMED_OUT)
+        site.clock.advance(61)
+        settle(scheduler)
+        assert not gate.entered.acquire(blocking=False)
+        scheduler.apply(dataclasses.replace(scheduler.config, max_workers=2))
+        assert gate.entered.acquire(timeout=30)
+        gate.open.set()
 
 
 # -- nothing changes if something is wrong -----------------------------------------------------------------------------

@@ -189,14 +189,14 @@ def test_plugins_need_a_restart_whatever_differs_of_them() -> None:
     plan = Plan.of(SchedulerConfig(), SchedulerConfig(), Path("x"))
 
     def names(**different: Any) -> list[str]:
-        return [each.name for each in plan.applied({}, loaded, loaded._replace(**different)).restart]
+        return [each.name for each in plan.applied((), (), loaded, loaded._replace(**different)).restart]
 
     assert names(disable=("b", "a")) == []
     assert names(only=("a",)) == ["GECKOSCHED_LOAD_PLUGINS"]
     assert names(load=()) == ["[plugins] load"]
     assert names(disable=()) == ["[plugins] disable"]
     assert names(settings={"p": {"key": 2}, "q": {}}) == ["[plugins.p]"]
-    assert plan.applied({}, loaded, None).restart == plan.applied({}, None, loaded).restart == ()
+    assert plan.applied((), (), loaded, None).restart == plan.applied((), (), None, loaded).restart == ()
 
 
 def test_what_came_of_it_is_one_line() -> None:
