@@ -236,7 +236,8 @@ class Reloader:
 
     def __init__(self) -> None:
         self._inbox = Inbox()
-        self._on_terminal = _has_terminal()
+        ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # nohup: it shall outlive its terminal
+        self._of_terminal = _has_terminal() and not ignored
 
     @contextmanager
     def hearing(self) -> Iterator[None]:
@@ -278,7 +279,7 @@ class Reloader:
         asked = self._inbox.drain()
         if _STOP in asked:
             return False
-        if _SIGNAL in asked and self._on_terminal and not _has_terminal():
+        if _SIGNAL in asked and self._of_terminal and not _has_terminal():
             self._log.info("the terminal is gone, stopping")
             self._scheduler.stop()
             return False
