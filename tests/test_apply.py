@@ -646,7 +646,7 @@ def test_what_needs_a_restart_is_said_each_time_and_not_half_done(site: Site) ->
 
 
 def test_new_secrets_are_hidden_and_old_ones_stay_so(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """Runs that began with an old one may go on."""
+    """Runs that began with an old one may go on; those of a reload that is refused are hidden, too."""
     key = site.path.parent / "key"
     key.write_text("first-secret", encoding="utf-8")
     text = OFF + '[collectors.note]\nmark = "file:key"\n'
@@ -655,8 +655,11 @@ def test_new_secrets_are_hidden_and_old_ones_stay_so(site: Site, caplog: pytest.
         key.write_text("second-secret", encoding="utf-8")
         assert site.apply(scheduler, text) == Applied(changed=("note",), settings=("secrets",))
         assert registered(scheduler, "note").options.mark == "second-secret"
-        scheduler.registry.log.warning("first-secret and second-secret")
-    assert "*** and ***" in caplog.messages
+        key.write_text("third-secret", encoding="utf-8")
+        with pytest.raises(ConfigError):
+            site.apply(scheduler, f"{text}mrak = 1\n")
+        scheduler.registry.log.warning("first-secret and second-secret and third-secret")
+    assert "*** and *** and ***" in caplog.messages
     assert not any("secret" in message for message in caplog.messages)
 
 
@@ -705,7 +708,8 @@ def test_another_rate_keeps_the_ledger_and_is_stored(site: Site, new_scheduler: 
         assert made == [2, 1, 0]
         wider = dataclasses.replace(scheduler.config, budgets={"far": {"rate": "6/h"}})
         assert scheduler.apply(wider) == Applied(settings=("budgets.far",))
-        scheduler.execute_collector_now("caller")
+        scheduler.execute_collector_now("caller", wait=False)
+        until(lambda: len(made) == 6, "calls that no longer wait for an hour")
         assert made[3:] == [4, 3, 2]
         until(lambda: site.table("SELECT rate, burst FROM geckosched_budgets") == [("6/h", 9)])
         back = dataclasses.replace(scheduler.config, budgets={})
