@@ -149,6 +149,7 @@ def test_the_status_is_news_or_seldom() -> None:
         ("soon", None, None),
         ("-5", None, None),
     ],
+    ids=["for whoever", "for this process", "for another", "none", "off", "no number", "negative"],
 )
 def test_the_watchdog_is_read_from_the_environment(usec: str | None, pid: int | None, watchdog: float | None) -> None:
     """WATCHDOG_USEC counts for this process only; what can't be read feeds nothing and stops nothing. All three
