@@ -76,6 +76,7 @@ import schedule
 
 if TYPE_CHECKING:
     from geckosched.forecast import Forecast
+    from geckosched.pruning import Pruner
     from geckosched.reload import Applied, Change
     from geckosched.spellings import Spellings
     from geckosched.statistics import JobStatistics
@@ -2250,12 +2251,24 @@ class Store:
 
     def open_writer(self) -> sqlite3.Connection:
         """Open for the leader: WAL, migrations applied in one transaction. Raises StoreError in words, also when a lock
-        of another program doesn't end within `PATIENCE`."""
+        of another program doesn't end within `PATIENCE`, and on a network file system."""
+        self._expect_local()
         with self._connect(str(self.path), timeout=0.25) as connection:
             self._migrate(connection)
             found = self.path.stat()
             self._opened = found.st_dev, found.st_ino
         return connection
+
+    def _expect_local(self) -> None:
+        try:
+            from geckosched.filesystem import doubt_about, objection_to, read_mounts
+        except ImportError:  # core.py alone
+            return
+        mounts = read_mounts()
+        if objection := objection_to(self.path, mounts):
+            raise StoreError(objection)
+        if doubt := doubt_about(self.path, mounts):
+            _note(logging.WARNING, "%s", doubt)
 
     def expect_in_place(self) -> None:
         """Raise StoreError if the file that the writer has open is no longer the one of that name: what is written into
@@ -2373,6 +2386,13 @@ class Store:
                     _note(logging.WARNING, "%s: waiting for it, at most %g s", self.explain(error), self.PATIENCE)
             else:
                 return
+
+    def open_beside(self) -> sqlite3.Connection:
+        """Open the file that the writer has open, to checkpoint it: nothing else is written beside the writer."""
+        self.expect_in_place()
+        with self._connect(f"{self.path.as_uri()}?mode=rw", timeout=0.0) as connection:
+            connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
 
     def open_reader(self) -> sqlite3.Connection:
         """Open read-only: sees all that is committed, writes nothing. Raises StoreError if there is no file."""
@@ -3240,7 +3260,7 @@ class Execution:
         failed = context.failed_targets if context else {}
         good = context.good_targets - failed.keys() if context else set()
         outcome = outcome_of(error, len(failed), len(good), self.stop)
-        details = [f"{len(failed)} failed, {len(good)} well"] if failed else []
+        details = [f"{len(failed)} of {len(failed) + len(good)} targets failed"] if failed else []
         details += [secrets.hide(f"{target}: {text}")[:500] for target, text in itertools.islice(failed.items(), 20)]
         if self.asked_at is not None:
             over = (self.lead.clock.monotonic() - self.asked_at) / SECOND
@@ -3736,8 +3756,12 @@ class Lead:
         """Return this thread's reading connection."""
         connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
         if connection is None:
-            connection = self._readers.connection = self.store.open_reader()
-            self._opened.append(connection)
+            connection = self._readers.connection = self.keep_open(self.store.open_reader())
+        return connection
+
+    def keep_open(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        """Close a connection with this lead, before the writer's: who closes last takes the WAL away."""
+        self._opened.append(connection)
         return connection
 
     def read(self, sql: str, params: Any) -> list[sqlite3.Row]:
@@ -3986,6 +4010,14 @@ _CHECKUP_SQL = """
      WHERE j.retired_at IS NULL AND j.job_id > ? ORDER BY j.job_id LIMIT ?"""
 
 
+def _new_pruner() -> Pruner | None:
+    try:
+        from geckosched.pruning import Pruner
+    except ImportError:  # core.py alone keeps all history
+        return None
+    return Pruner()
+
+
 class Amendment(NamedTuple):
     """What an operator or a reload made of a job's registration here: `after` is None when it was taken out."""
 
@@ -3996,7 +4028,7 @@ class Amendment(NamedTuple):
 
 class Watcher:
     """The loop between processes: reads their requests, stores the ticker's last turn as heartbeat, and seeks the lead
-    while standing by. It lives in real time, as processes do."""
+    while standing by. It lives in real time, as processes do. Between its looks it prunes what is old."""
 
     EVERY = 0.5  # seconds
     HEARTBEAT = 2.0
@@ -4015,16 +4047,21 @@ class Watcher:
         self._checkup = Checkup()
         self._trouble = ""  # what kept the last turn from its end
         self._say_again = 0.0
+        self._next_look = 0.0
+        self._pruner = _new_pruner()
 
     def turn(self) -> bool:
-        """Wait half a second, then look; False when the scheduler stops."""
-        self.inbox.wait(self.EVERY)
+        """Wait half a second, less while there is something to prune, then look; False when the scheduler stops."""
+        self.inbox.wait(self.EVERY if self._pruner is None else min(self.EVERY, self._pruner.pause))
         if "stop" in self.inbox.drain():
             return False
         try:
             self._look()
             self._trouble = ""
         except Exception as error:  # without this loop there is no heartbeat, no request, no take-over
+            lead = self._lead()
+            if isinstance(error, sqlite3.Error) and lead is not None:
+                error = lead.store.explain(error)
             self._say(str(error) if isinstance(error, StoreError) else f"watcher: {self._secrets.one_line(error)}")
         self.last_turn = time.monotonic()
         return True
@@ -4033,9 +4070,13 @@ class Watcher:
         if (lead := self._lead()) is None:
             self._seek()
             return
-        self._beat(lead)
-        self._read_requests(lead)
-        self._checkup.turn(lead)
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + self.EVERY * 0.9
+            self._beat(lead)
+            self._read_requests(lead)
+            self._checkup.turn(lead)
+        if self._pruner is not None:
+            self._pruner.turn(lead)
 
     def _say(self, trouble: str) -> None:
         """Say what went wrong in a turn: once, and each minute while it does not change."""
