@@ -130,7 +130,8 @@ class Pruner:
             self._beside = self._beside or lead.keep_open(lead.store.open_beside())
             began = time.monotonic()
             with lead.store.gate:
-                self._beside.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                for _ in range(2):  # the second takes what was committed during the first: the WAL can begin anew
+                    self._beside.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             self.pause = max(self.pause, time.monotonic() - began)  # half of the disk's time is for others
 
     def _portions(self, lead: Lead) -> Iterator[Portion]:
