@@ -4,6 +4,7 @@ full, read-only, damaged, deleted, replaced. What is said is one line that names
 from __future__ import annotations
 
 import logging
+import os
 import re
 import resource
 import sqlite3
@@ -438,6 +439,17 @@ def test_a_file_that_is_replaced(
     assert runs_of(again, "counts", 1)[0].id == 1
     assert rows_of(store_path, "SELECT count(*) FROM mine") == [(500,)]
     assert rows_of(store_path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_file_that_is_emptied(counting: CollectionScheduler, clock: FakeClock, store_path: Path) -> None:
+    """S2: `> store.db` by mistake: nothing is begun in the empty file, and the line says what to do."""
+    os.truncate(store_path, 0)
+    said = meet_trouble(counting)
+    assert said == f"{store_path}: the file was emptied (stop geckosched and put a backup in its place)"
+    clock.advance(MINUTE)
+    settle(counting)
+    assert not lead_of(counting).ticker._running
+    counting.stop(0.1)
 
 
 def test_a_replaced_file_is_noticed_with_nothing_to_do(new_scheduler: NewScheduler, store_path: Path) -> None:
