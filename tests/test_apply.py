@@ -509,6 +509,22 @@ def test_what_others_asked_of_a_leader_is_kept_over_stop_and_start(site: Site) -
         assert status == {"note": ("7m", True), "other": ("1m", True)}
 
 
+def test_what_is_registered_anew_holds_over_what_an_operator_did_before(site: Site) -> None:
+    """Also if the ticker hears of both only then, and over stop and start."""
+    scheduler, busy = site.scheduler(OFF + "[collectors.note]\n"), threading.Event()
+    with scheduler:
+        lead = scheduler.lead
+        assert lead is not None
+        lead.ticker.inbox.put((busy.wait, 30))
+        lead.ticker.inbox.put((lead.ticker.operate, "reschedule", "note", {"every": 420 * S}))
+        scheduler.register_collector("note", "9m", replace=True)
+        busy.set()
+        settle(scheduler)
+        assert registered(scheduler, "note").every == 540 * S
+    with scheduler:
+        assert scheduler.get_collector_status("note").every == "9m"
+
+
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 
