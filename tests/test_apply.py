@@ -26,7 +26,7 @@ from geckosched import (
     collector,
 )
 from geckosched.config import Configuration, installed_plugins, load_configuration
-from geckosched.core import Grid, Ledger, Registration, Requests, from_datetime
+from geckosched.core import Grid, Ledger, Registration, Requests, from_datetime, to_text
 from geckosched.testing import FakeClock
 from tests.conftest import NewScheduler
 from tests.test_scheduler import Gate, finished, runs_of, settle, until
@@ -610,6 +610,29 @@ def test_a_shorter_health_check_interval_holds_for_the_round_that_is_awaited(sit
         site.clock.advance(11)
         until(lambda: watcher._checkup._next not in (None, first) and watcher._checkup._next > site.clock.monotonic())
         assert watcher._checkup._next == site.clock.monotonic() + 10_000_000
+
+
+def test_fewer_runs_to_keep_are_kept_from_the_next_round_on(site: Site) -> None:
+    """Though the job has run no more since the last round."""
+    text = OFF + "[collectors.note]\nenabled = false\n[scheduler]\nretention_runs = 40\n"
+    scheduler = site.scheduler(text)
+    with scheduler:
+        settle(scheduler)
+    with closing(sqlite3.connect(site.store)) as connection, connection:
+        started = to_text(site.clock.now())
+        rows = [(n, "note", "scheduled", started, started, "succeeded", "x") for n in range(1, 61)]
+        columns = "id, job_id, reason, started_at, finished_at, outcome, instance_id"
+        connection.executemany(f"INSERT INTO geckosched_runs ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        connection.execute("UPDATE geckosched_jobs SET runs = 60, last_run_id = 60 WHERE job_id = 'note'")
+
+    def kept(count: int) -> None:
+        until(lambda: site.table("SELECT count(*) FROM geckosched_runs") == [count], f"{count} runs that are kept")
+
+    with scheduler:
+        kept(40)
+        site.apply(scheduler, text.replace("40", "20"))
+        site.clock.advance(61)
+        kept(20)
 
 
 def test_another_time_zone_moves_jobs_with_at_and_no_others(site: Site) -> None:
