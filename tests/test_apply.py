@@ -116,11 +116,20 @@ def to_slot(clock: FakeClock, job_id: str, every: int, before: float = 0.0) -> i
     return slot
 
 
+def asleep(scheduler: CollectionScheduler) -> list[str]:
+    """Return the jobs whose runs are in `run.sleep`: what time passes from now on counts."""
+    lead, clock = scheduler.lead, scheduler._clock
+    assert lead is not None
+    assert isinstance(clock, FakeClock)
+    running = tuple(lead.ticker._running)
+    return sorted(each.registration.job_id for each in running if each.wake in tuple(clock._waiting))
+
+
 def begun(scheduler: CollectionScheduler, job_id: str, count: int = 1) -> None:
-    """Wait until a job has so many runs, the last of which goes on."""
+    """Wait until a job has so many runs, the last of which goes on and sleeps."""
     def holds() -> bool:
         runs = scheduler.get_runs(job_id)
-        return len(runs) == count and runs[0].outcome is None
+        return len(runs) == count and runs[0].outcome is None and job_id in asleep(scheduler)
 
     until(holds, f"run {count} of {job_id}")
 
@@ -540,19 +549,18 @@ def test_more_workers_start_what_waits_and_fewer_end_when_they_are_idle(site: Si
     with scheduler:
         lead = scheduler.lead
         assert lead is not None
-        until(lambda: lead.ticker.running == 2)
-        settle(scheduler)
-        assert workers() == 2
+        until(lambda: len(asleep(scheduler)) == 2)
+        assert (lead.ticker.running, workers()) == (2, 2)
         more = site.apply(scheduler, text.replace("= 2", "= 5"))
         assert more == Applied(settings=("max_workers",))
-        until(lambda: lead.ticker.running == 5)
-        until(lambda: workers() == 5)
+        until(lambda: len(asleep(scheduler)) == 5)
+        assert workers() == 5
         fewer = site.apply(scheduler, text.replace("= 2", "= 1"))
         assert fewer == Applied(settings=("max_workers",))
         site.clock.advance(40)
         until(lambda: len(finished(scheduler)) == 5)
         until(lambda: workers() == 1, "four workers too many end")
-        settle(scheduler)
+        until(lambda: asleep(scheduler) == ["j5"])
         assert lead.ticker.running == 1
         site.clock.advance(40)
         assert len(runs_of(scheduler, "j5", 1)) == 1
