@@ -8,6 +8,7 @@ width is measured. Colours only repeat what words and signs say. Nothing here kn
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -21,6 +22,7 @@ from io import StringIO
 from typing import TextIO
 
 import typer
+from rich.cells import chop_cells
 from rich.console import Console
 from rich.text import Text
 
@@ -137,6 +139,8 @@ def wrapped(text: Text, width: int, indent: int = 0, most: int | None = None) ->
     says."""
     room = max(_NARROWEST // 2, width - indent)
     lines = [text] if text.cell_len <= room else list(text.wrap(_measure(), room, overflow="fold"))
+    for each in lines:
+        each.rstrip()
     if most is not None and len(lines) > most:
         lines = lines[:most]
         lines[-1].truncate(room - 4)
@@ -149,6 +153,14 @@ def wrapped(text: Text, width: int, indent: int = 0, most: int | None = None) ->
 def _measure() -> Console:
     """What rich wants for breaking lines; nothing is printed by it."""
     return Console(file=StringIO(), width=_WIDTH)
+
+
+def _folded(text: Text, width: int) -> list[Text]:
+    """Break a line of a table that is too long wherever it must be: it has blanks that belong to it."""
+    if text.cell_len <= width:
+        return [text]
+    ends = itertools.accumulate(map(len, chop_cells(text.plain, width)))
+    return [each for each in text.divide(ends) if each]
 
 
 def labelled(pairs: Iterable[tuple[str, Text | str]], width: int, label: int) -> list[Text]:
@@ -209,7 +221,7 @@ def table_rows(
         widths[widest] = max(titles[widest].cell_len, widths[widest] - over, _NARROWEST // 2)
     found = []
     for index, row in enumerate([titles, *cells], start=-1):
-        lines = [part for each in _row(row, widths, figures, gap) for part in wrapped(each, width)]
+        lines = [part for each in _row(row, widths, figures, gap) for part in _folded(each, width)]
         lines += [part for note in notes.get(index, ()) for part in wrapped(line(note), width, indent, most)]
         found.append(lines)
     return found
@@ -245,7 +257,7 @@ def _row(cells: Sequence[Text], widths: Sequence[int], figures: Sequence[bool], 
 
 
 def count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def span(seconds: float) -> str:

@@ -41,7 +41,6 @@ from geckosched.rendering import (
     print_json,
     print_lines,
     print_table,
-    printable,
     put,
     span,
     table_lines,
@@ -110,17 +109,14 @@ def strip(outcomes: Iterable[Outcome]) -> Text:
 
 
 def _legend(outcomes: AbstractSet[Outcome]) -> str:
-    return ", ".join(f"{sign} {outcome}" for outcome, sign in _RUNS.items() if outcome in outcomes)
+    return "  ".join(f"{sign}={outcome}" for outcome, sign in _RUNS.items() if outcome in outcomes)
 
 
 def summary(jobs: Iterable[JobStatus]) -> Text:
-    """Count jobs by health, trouble first: 12 jobs: x 1 unhealthy, ! 2 degraded, + 9 healthy."""
+    """Count jobs by health, trouble first: 1 unhealthy, 2 degraded, 9 healthy."""
     counts = Counter(job.health for job in jobs)
-    said = Text(count(counts.total(), "job"))
-    for number, health in enumerate(each for each in _HEALTHS if counts[each]):
-        said.append(", " if number else ": ").append_text(health_sign(health))
-        said.append(f" {counts[health]} {health}", _COLOURS.get(health, ""))
-    return said
+    each = [Text(f"{counts[health]:,} {health}", _COLOURS.get(health, "")) for health in _HEALTHS if counts[health]]
+    return Text(", ").join(each)
 
 
 # -- status ------------------------------------------------------------------------------------------------------------
@@ -145,22 +141,26 @@ def status_lines(
 
 def heading_lines(found: Status, now: datetime, width: int = 80, *, obstacle: str = "") -> list[Text]:
     """Return who leads, which store it is, how many jobs are how, and which plugins are broken."""
-    info, alarms = found.scheduler, []
+    info = found.scheduler
+    alarms = _alarms(info, now, obstacle)
     pairs: list[tuple[str, Text | str]] = [("scheduler", _leader(info, now))]
-    if stale := silence(info, now):
-        alarms.append(stale)
     place = Path(info.database)
     pairs.append(("database", f"{info.database}{'' if place.exists() else ' (not there yet)'}"))
-    if obstacle:
-        alarms.append(f"the store can't be written: {obstacle}")
     if found.jobs:
-        pairs.append(("jobs", summary(found.jobs)))
+        pairs.append(("jobs", Text(f"{len(found.jobs):,}: ").append_text(summary(found.jobs))))
     alarms += [f"plugin {each.name} is broken: {each.error}" for each in found.plugins if not each.ok]
     alarms += [f"plugin {each.name}: a hook failed: {each.error}" for each in found.plugins if each.ok and each.error]
-    lines = labelled(pairs, width, 11)
-    for each in alarms:
-        lines += wrapped(line(f"! {each}", _ALARM), width)
-    return lines
+    return [*labelled(pairs, width, 11), *_warning(alarms, width)]
+
+
+def _warning(texts: Iterable[str], width: int) -> list[Text]:
+    """Return lines for what is wrong with more than one job."""
+    return labelled((("!", line(each, _ALARM)) for each in texts), width, 2)
+
+
+def _alarms(info: SchedulerInfo, now: datetime, obstacle: str) -> list[str]:
+    """Say what keeps every job from running although somebody leads."""
+    return [each for each in (silence(info, now), obstacle and f"the store can't be written: {obstacle}") if each]
 
 
 def _leader(info: SchedulerInfo, now: datetime) -> str:
@@ -184,7 +184,7 @@ class _Column(NamedTuple):
                                                         for each in self.cells))  # fmt: skip
 
 
-_NAME = 24  # cells that are kept for a job's name before a column is left out
+_NAME = 20  # cells that are kept for a job's name before a column is left out
 
 
 def jobs_lines(
@@ -205,7 +205,7 @@ def jobs_lines(
     cells = list(zip(*(column.cells for column in columns), strict=True))
     found = table_rows([column.title for column in columns], cells, notes, width, 4, most)
     kinds = {each for job in shown for each in job.last_outcomes}
-    legend = wrapped(line(f"runs, oldest first: {_legend(kinds)}", "dim"), width) if kinds else []
+    legend = wrapped(line(f"last runs, oldest first: {_legend(kinds)}", "dim"), width) if kinds else []
     return _within(found, jobs, legend, width, height)
 
 
@@ -225,8 +225,8 @@ def _within(
             break
         lines += row
         fitting += 1
-    others = summary(jobs[max(0, fitting - 1):])
-    more = Text("... and ").append_text(others)
+    others = jobs[max(0, fitting - 1):]
+    more = Text(f"... and {len(others):,} more: ").append_text(summary(others))
     more.truncate(width)
     return ([*lines, more, *legend])[:height]
 
@@ -323,9 +323,8 @@ def job_lines(job: JobStatus, found: Status, now: datetime, width: int = 80, *, 
     """Return all there is of a job, in the order in which an operator asks: how it is and why, what comes next, what
     its last runs were, what it is, what it did; the last error of several lines comes last."""
     lines = labelled(_how_it_is(job, found, now), width, _LABEL)
-    for alarm in filter(None, (silence(found.scheduler, now), obstacle and f"the store can't be written: {obstacle}")):
-        lines += wrapped(line(f"! scheduler: {alarm}", _ALARM), width)
-    for part in (_what_it_did(job, now), _what_it_is(job, now), _in_all(job)):
+    lines += _warning(_alarms(found.scheduler, now, obstacle), width)
+    for part in (_what_it_did(job, now), _what_it_is(job, now)):
         lines += [Text(""), *labelled(part, width, _LABEL)]
     if "\n" in (job.last_error or ""):
         lines += _part("last error", (job.last_error or "").splitlines(), width)
@@ -338,15 +337,16 @@ Pairs = list[tuple[str, Text | str]]
 def _how_it_is(job: JobStatus, found: Status, now: datetime) -> Pairs:
     led = is_led(found)
     health = Text.assemble(health_sign(job.health), " ", (job.health, _COLOURS.get(job.health, "")))
-    if job.reason:
-        health.append(": ").append_text(line(job.reason))
+    if reason := job.reason.removeprefix(job.health).strip():
+        health.append("" if reason != job.reason else ":").append(" ").append_text(line(reason))
+    errors = count(job.consecutive_errors, "error") if job.consecutive_errors else "no error"
     running = "no" if job.running_for is None else f"for {span(job.running_for)}" if led else GONE
     return [
         ("job", Text.assemble((encodable(job.job_id), "bold"))),
         ("health", health),
         ("running", running),
         ("next run", _next_in_full(job, now, led)),
-        ("breaker", f"{breaker_in_words(job.breaker)}, {count(job.consecutive_errors, 'error')} in a row"),
+        ("breaker", f"{breaker_in_words(job.breaker)}, {errors} in a row"),
         ("retry", fully(job.retry_at, now)),
     ]
 
@@ -359,13 +359,13 @@ def _next_in_full(job: JobStatus, now: datetime, led: bool) -> str:
     moment = f"({job.next_run_at:%Y-%m-%d %H:%M:%S} UTC)"
     if job.running_for is not None or job.next_run_at > now:
         return f"{_out_of_turn(job)}{in_words(job.next_run_at, now)} {moment}"
-    return f"{next_in_words(job, now, led)} {moment}"
+    return f"{next_in_words(job, now, led)} {moment}; geckosched why {job.job_id} says for what"
 
 
 def _what_it_did(job: JobStatus, now: datetime) -> Pairs:
     kinds = set(job.last_outcomes)
     runs = strip(job.last_outcomes)
-    runs.append(f"  (oldest first: {_legend(kinds)})" if kinds else "none")
+    runs.append(f"  oldest first: {_legend(kinds)}" if kinds else "none")
     pairs: Pairs = [("last runs", runs), ("last run", "never")]
     if job.last_started_at is not None:
         took = "" if job.last_seconds is None else f", took {lasting(job.last_seconds)}"
@@ -373,7 +373,7 @@ def _what_it_did(job: JobStatus, now: datetime) -> Pairs:
     if said := first_lines(job.last_detail):
         pairs.append(("  it said", said))
     error = clean(job.last_error or "")
-    last = error if "\n" not in (job.last_error or "") else f"{error[:_GLANCE]}{'...' * (len(error) > _GLANCE)}"
+    last = error if "\n" not in (job.last_error or "") else _shortened(error)
     return [
         *pairs,
         ("last error", last or "none"),
@@ -383,7 +383,7 @@ def _what_it_did(job: JobStatus, now: datetime) -> Pairs:
     ]
 
 
-_GLANCE = 60  # characters of an error of several lines, which is shown whole further down
+_GLANCE = 160  # characters of a text that is shown whole further down
 
 
 def _what_it_is(job: JobStatus, now: datetime) -> Pairs:
@@ -394,15 +394,12 @@ def _what_it_is(job: JobStatus, now: datetime) -> Pairs:
             enabled += "; and in the configuration"
     else:
         enabled = "yes" if job.enabled else "no: disabled in the configuration"
-    return [("collector", f"{job.collector}{plugin}"), ("every", job.every), ("enabled", enabled)]
-
-
-def _in_all(job: JobStatus) -> Pairs:
+    in_all = f"{count(job.runs, 'run')}, {count(job.errors, 'error')}, success rate {percent(job.success_rate)}, "
     return [
-        ("runs in all", f"{job.runs:,}, of them {count(job.errors, 'error')}"),
-        ("success rate", percent(job.success_rate)),
-        ("rows in all", f"{job.rows:,} new or changed"),
-        ("slots missed", f"{job.missed:,}"),
+        ("collector", f"{job.collector}{plugin}"),
+        ("every", job.every),
+        ("enabled", enabled),
+        ("in all", f"{in_all}{count(job.rows, 'row')} new or changed, {count(job.missed, 'slot')} missed"),
     ]
 
 
@@ -428,7 +425,7 @@ def statistics_lines(found: JobStatistics, now: datetime, width: int = 80) -> li
     since = f", since {fully(in_all.since, now)}" if in_all.since else ""
     said = [f"* in all: of the latest {in_all.sampled:,} runs kept{since}"]
     if not found.counted:
-        said.append("  so are success rate and calls: the store is of an older version")
+        said.append("* also success rate and calls, since the store is of an older version")
     table = table_lines(("STATISTICS", ">LAST DAY", ">IN ALL"), rows, {}, width)
     return [*table, *(part for each in said for part in wrapped(line(each), width))]
 
@@ -502,50 +499,56 @@ def print_plugins(
 
 
 def print_forecast(found: Forecast, now: datetime) -> None:
-    put(f"configuration  {found.configuration or 'none'}")
-    put(f"database       {found.database}{'' if found.database_exists else ' (not there yet)'}")
-    if found.leader_pid is not None:
-        put(f"scheduler      process {found.leader_pid} leads; this is how it will be after its next start")
+    print_lines(forecast_lines(found, now, terminal_width()))
+
+
+def forecast_lines(found: Forecast, now: datetime, width: int = 80) -> list[Text]:
+    """Return what a start would do: the jobs, those that can't be scheduled, and what is asked of each budget."""
     names = [f"{each.name} {each.version or ''}".strip() + ("" if each.ok else " (broken)") for each in found.plugins]
-    put(f"plugins        {', '.join(names) or 'none'}")
+    pairs: Pairs = [
+        ("configuration", found.configuration or "none"),
+        ("database", f"{found.database}{'' if found.database_exists else ' (not there yet)'}"),
+        ("plugins", ", ".join(names) or "none"),
+    ]
+    if found.leader_pid is not None:
+        said = f"process {found.leader_pid} leads; this is how it will be after its next start"
+        pairs.insert(2, ("scheduler", said))
+    lines = labelled(pairs, width, 15)
     if found.jobs:
-        put("")
-        _print_planned(found.jobs, now)
+        lines += [Text(""), *_planned_lines(found.jobs, now, width)]
     for each in found.not_scheduled:
-        put(f"not scheduled: {each.collector} {with_place(each.collector, each.reason)}")
+        lines += wrapped(line(f"not scheduled: {each.collector} {with_place(each.collector, each.reason)}"), width)
     if found.budgets:
-        put("")
-        _print_budgets(found.budgets)
+        lines += [Text(""), *_budget_lines(found.budgets, width)]
+    return lines
 
 
-def _print_planned(jobs: Sequence[JobForecast], now: datetime) -> None:
-    """Print a row for each job; the calls of one that is off stand in parentheses, since no budget counts them."""
+def _planned_lines(jobs: Sequence[JobForecast], now: datetime, width: int) -> list[Text]:
+    """Return a row for each job; the calls of one that is off stand in parentheses, since no budget counts them."""
     rows = [
         (job.job_id, f"{job.every} {job.at}" if job.at else job.every, _planned(job, now), str(job.priority),
          job.budget or "-", f"({_figure(job.calls_per_hour)})" if job.off else _figure(job.calls_per_hour),
          job.calls_from or "-")
         for job in jobs
     ]  # fmt: skip
-    notes = {index: _note_of_plan(job) for index, job in enumerate(jobs)}
-    print_table(("JOB", "EVERY", "NEXT (UTC)", ">PRIO", "BUDGET", ">CALLS/H", "FROM"), rows, notes)
+    notes = {index: [note] for index, job in enumerate(jobs) if (note := _note_of_plan(job))}
+    return table_lines(("JOB", "EVERY", "NEXT (UTC)", ">PRIO", "BUDGET", ">CALLS/H", "FROM"), rows, notes, width)
 
 
 def _planned(job: JobForecast, now: datetime) -> str:
     if job.next_run_at is None:
         return "off"
-    return "at once" if job.next_run_at <= now else briefly(job.next_run_at, now)
+    if job.next_run_at <= now:
+        return "at once"
+    return f"{_WHY_NEXT.get(job.next_reason, '') if job.next_reason else ''}{briefly(job.next_run_at, now)}"
 
 
-_WHY_NEXT = {
-    Reason.CATCHUP: "a slot of it passed, which it catches up with",
-    Reason.RETRY: "its last run asked to be tried again",
-    Reason.PROBE: "its breaker is open: the next run is the probe",
-}
+_WHY_NEXT = {Reason.RETRY: "retry ", Reason.PROBE: "probe "}
 
 
 def _note_of_plan(job: JobForecast) -> str:
-    """Say why a job is off, why it runs out of turn, and what is to be known of its calls."""
-    said = [_WHY_NEXT.get(job.next_reason, "") if job.next_reason else "", job.problem or ""]
+    """Say why a job is off, and what is to be known of its calls."""
+    said = [job.problem or ""]
     if job.off == OFF_BY_DEFAULT:
         said.append(f"{job.off}: {how_to_turn_on(job.job_id)}")
     elif job.off:
@@ -556,18 +559,18 @@ def _note_of_plan(job: JobForecast) -> str:
     return clean("; ".join(filter(None, said)))
 
 
-def _print_budgets(budgets: Sequence[BudgetForecast]) -> None:
+def _budget_lines(budgets: Sequence[BudgetForecast], width: int) -> list[Text]:
     rows = [
         (each.name, each.rate, str(each.burst), _figure(each.gives), _figure(each.asked), f"{each.share:.0%}")
         for each in budgets
     ]
     notes = {
-        index: f"not counted, since they don't say how many calls they make: {', '.join(each.unknown[:FEW])}"
-        f"{f' and {len(each.unknown) - FEW} more' if len(each.unknown) > FEW else ''}"
+        index: [f"not counted, since they don't say how many calls they make: {', '.join(each.unknown[:FEW])}"
+                f"{f' and {len(each.unknown) - FEW} more' if len(each.unknown) > FEW else ''}"]
         for index, each in enumerate(budgets)
         if each.unknown
-    }
-    print_table(("BUDGET", "RATE", ">BURST", ">GIVES/H", ">ASKED/H", ">SHARE"), rows, notes)
+    }  # fmt: skip
+    return table_lines(("BUDGET", "RATE", ">BURST", ">GIVES/H", ">ASKED/H", ">SHARE"), rows, notes, width)
 
 
 def _figure(number: float | None) -> str:
@@ -588,23 +591,28 @@ def print_left_out(configuration: Configuration) -> None:
 
 
 def print_dry_run(job: str, result: DryRun) -> None:
-    """Print how a dry run ended, each batch with its first rows, what was lost, the calls and the cursor."""
-    run = result.run
+    print_lines(dry_run_lines(job, result, terminal_width()))
+
+
+def dry_run_lines(job: str, result: DryRun, width: int = 80) -> list[Text]:
+    """Return how a dry run ended, each batch with its first rows, what was lost, the calls and the cursor, which can be
+    copied: it is not wrapped."""
+    run, said = result.run, []
     reason, calls = why_it_ended(run), count(run.calls, "call")
-    put(f"{job}: {run.outcome}, would store {count(run.rows, 'row')}, {calls} in {lasting(run.seconds)}"
-         f"{reason and f': {reason}'}")  # fmt: skip
+    said.append((0, f"{job}: {run.outcome}, would store {count(run.rows, 'row')}, {calls} in {lasting(run.seconds)}"
+                    f"{reason and f': {reason}'}"))  # fmt: skip
     for batch in result.batches:
         key = f" by {', '.join(batch.pk)}, {batch.on_conflict}" if batch.pk else ", appended"
-        put(f"\n{batch.table}: {count(len(batch.rows), 'row')}, {batch.changed} new or changed{key}")
-        for row in batch.rows[:FEW]:
-            put("  " + ", ".join(f"{clean(name)}={clean(repr(value))}" for name, value in row.items()))
+        said += [(0, ""), (0, f"{batch.table}: {count(len(batch.rows), 'row')}, {batch.changed} new or changed{key}")]
+        said += [(2, ", ".join(f"{name}={value!r}" for name, value in row.items())) for row in batch.rows[:FEW]]
         if len(batch.rows) > FEW:
-            put(f"  ... {len(batch.rows) - FEW} more (all of them: --json)")
+            said.append((2, f"... {len(batch.rows) - FEW} more (all of them: --json)"))
     for loss in result.losses:
-        put(f"\nlost {loss['count']} of {clean(loss['target'])} between {loss['since']} and {loss['until']}")
-    put(f"\nstate {json.dumps(result.state, ensure_ascii=False)}")
-    if run.traceback:
-        put("\n  ".join(["\ntraceback:", *(printable(line).rstrip() for line in run.traceback.splitlines())]))
+        between = f"between {loss['since']} and {loss['until']}"
+        said += [(0, ""), (0, f"lost {loss['count']} of {loss['target']} {between}")]
+    lines = [part for indent, text in said for part in wrapped(line(text), width, indent)]
+    lines += [Text(""), *verbatim(f"state {json.dumps(result.state, ensure_ascii=False)}", indent=0)]
+    return [*lines, *_traceback(run)]
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
@@ -622,21 +630,25 @@ def runs_lines(runs: Sequence[Run], now: datetime, width: int = 80, orphans: Col
     if not runs:
         return [line("no runs")]
     rows = [
-        (str(each.id), each.job_id, _ending(each, each.id in orphans), briefly(each.started_at, now),
+        (str(each.id), each.job_id, _below_sign(_ending(each, each.id in orphans)), briefly(each.started_at, now),
          "-" if each.seconds is None else lasting(each.seconds), f"{each.rows:,}", f"{each.calls:,}")
         for each in runs
     ]  # fmt: skip
     notes = {index: [_note_of_run(each, each.id in orphans)] for index, each in enumerate(runs)}
     notes = {index: said for index, said in notes.items() if said[0]}
-    headers = (">ID", "JOB", "OUTCOME", "STARTED (UTC)", ">TOOK", ">ROWS", ">CALLS")
+    headers = (">ID", "JOB", "  OUTCOME", "STARTED (UTC)", ">TOOK", ">ROWS", ">CALLS")
     return table_lines(headers, rows, notes, width, 4, _NOTE)
 
 
 def _ending(run: Run, is_orphan: bool) -> Text:
     outcome = Outcome.INTERRUPTED if is_orphan else run.outcome
     if outcome is None:
-        return Text("  running")
+        return Text("running")
     return Text(f"{_RUNS[outcome]} {outcome}", _COLOURS.get(outcome, ""))
+
+
+def _below_sign(ending: Text) -> Text:
+    return ending if ending.plain[1] == " " else Text("  ").append_text(ending)
 
 
 def _note_of_run(run: Run, is_orphan: bool) -> str:
@@ -655,13 +667,14 @@ def run_lines(
 ) -> list[Text]:
     """Return all there is of a run: how it ended and why, when it ran, what it did; then what it said of itself, what
     was lost, and the traceback, whose lines are as they are, however wide."""
-    ending = _ending(run, is_orphan)
-    if why := GONE if is_orphan else why_it_ended(run):
-        ending.append(": ").append_text(line(why))
+    ending, why = _ending(run, is_orphan), GONE if is_orphan else why_it_ended(run)
+    if why:
+        ending.append(": ").append_text(line(_shortened(why)))
     took = "" if run.seconds is None else f", took {lasting(run.seconds)}"
     ended = f"{fully(run.finished_at, now)}{took}" if run.finished_at else "not yet"
     pairs: Pairs = [
-        ("run", f"{run.id} of {run.job_id}"),
+        ("run", Text(str(run.id), "bold")),
+        ("job", run.job_id),
         ("outcome", ending),
         ("reason", f"{run.reason}: {_REASONS[run.reason]}"),
         ("slot", fully(run.scheduled_for, now) + _lateness(run) if run.scheduled_for else "none"),
@@ -674,22 +687,29 @@ def run_lines(
         ("led by", f"instance {run.instance_id}"),
     ]
     lines = labelled(pairs, width, _LABEL)
-    lines += _part("detail", (run.detail or "").splitlines(), width)
-    lines += _part("error", ": ".join(filter(None, (run.error_type, run.error))).splitlines(), width)
+    for name, text in (("detail", run.detail or ""), ("error", ": ".join(filter(None, (run.error_type, run.error))))):
+        if text != why or text != _shortened(why):  # else it has been said
+            lines += _part(name, text.splitlines(), width)
     lines += _part("lost", list(map(_loss, losses)), width)
-    if run.traceback:
-        lines += [Text(""), Text("traceback:", "bold"), *verbatim(run.traceback)]
-    return lines
+    return [*lines, *_traceback(run)]
 
 
 _REASONS = {
     Reason.SCHEDULED: "its slot came up",
     Reason.CATCHUP: "a slot passed while it could not run",
     Reason.FIRST: "it had never run",
-    Reason.RETRY: "its run before asked for it, or failed",
+    Reason.RETRY: "the run before failed, or asked for it",
     Reason.PROBE: "its breaker was open, this run was to see whether it can close",
     Reason.TRIGGERED: "somebody asked for it",
 }
+
+
+def _traceback(run: Run) -> list[Text]:
+    return [Text(""), Text("traceback:", "bold"), *verbatim(run.traceback)] if run.traceback else []
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _GLANCE else f"{text[:_GLANCE]}..."
 
 
 def _part(title: str, texts: Sequence[str], width: int) -> list[Text]:
