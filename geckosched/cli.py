@@ -69,6 +69,7 @@ from geckosched.rendering import (
     put,
     secrets,
     stdout,
+    talk,
 )
 from geckosched.service import ServiceManager
 from geckosched.views import JobStatus, Status
@@ -138,7 +139,7 @@ class _Commands(TyperGroup):
 
 
 def _complain(text: str) -> None:
-    typer.echo(hidden(f"geckosched: {clean(hidden(text))}"), err=True)
+    talk(f"geckosched: {text}")
 
 
 def _complain_of(error: GeckoschedError) -> None:
