@@ -39,6 +39,7 @@ from geckosched.rendering import (
     labelled,
     lasting,
     line,
+    path_line,
     print_json,
     print_lines,
     print_table,
@@ -111,7 +112,7 @@ def strip(outcomes: Iterable[Outcome]) -> Text:
 
 
 def _legend(outcomes: AbstractSet[Outcome]) -> str:
-    return "  ".join(f"{sign}={outcome}" for outcome, sign in _RUNS.items() if outcome in outcomes)
+    return " ".join(f"{sign}={outcome}" for outcome, sign in _RUNS.items() if outcome in outcomes)
 
 
 def summary(jobs: Iterable[JobStatus]) -> Text:
@@ -138,7 +139,11 @@ def status_lines(
     """
     lines = [*heading_lines(found, now, width, obstacle=obstacle), Text("")]
     left = None if height is None else max(0, height - len(lines))
-    return [*lines, *jobs_lines(found.jobs, now, width, left, led=is_led(found))][:height]
+    lines = [*lines, *jobs_lines(found.jobs, now, width, left, led=is_led(found))][:height]
+    if height is not None:
+        for each in lines:  # the path of the store may be wider
+            each.truncate(width)
+    return lines
 
 
 def heading_lines(found: Status, now: datetime, width: int = 80, *, obstacle: str = "") -> list[Text]:
@@ -146,13 +151,16 @@ def heading_lines(found: Status, now: datetime, width: int = 80, *, obstacle: st
     info = found.scheduler
     alarms = _alarms(info, now, obstacle)
     pairs: list[tuple[str, Text | str]] = [("scheduler", _leader(info, now))]
-    place = Path(info.database)
-    pairs.append(("database", f"{info.database}{'' if place.exists() else ' (not there yet)'}"))
+    pairs.append(("database", _place(info.database, Path(info.database).exists())))
     if found.jobs:
         pairs.append(("jobs", Text(f"{len(found.jobs):,}: ").append_text(summary(found.jobs))))
     alarms += [f"plugin {each.name} is broken: {each.error}" for each in found.plugins if not each.ok]
     alarms += [f"plugin {each.name}: a hook failed: {each.error}" for each in found.plugins if each.ok and each.error]
     return [*labelled(pairs, width, 11), *_warning(alarms, width)]
+
+
+def _place(database: str, exists: bool) -> Text:
+    return path_line(database, "" if exists else " (not there yet)")
 
 
 def _warning(texts: Iterable[str], width: int) -> list[Text]:
@@ -283,7 +291,7 @@ _AT_ONCE = 2  # seconds that pass until a run that is due has begun, and that ha
 
 def _out_of_turn(job: JobStatus) -> str:
     """Say what the next run is, if it is no slot."""
-    if job.retry_at is None or job.next_run_at is None or job.next_run_at > job.retry_at:
+    if job.retry_at is None or job.next_run_at != job.retry_at:
         return ""
     if job.breaker is not BreakerState.CLOSED:
         return "probe "
@@ -508,8 +516,8 @@ def forecast_lines(found: Forecast, now: datetime, width: int = 80) -> list[Text
     """Return what a start would do: the jobs, those that can't be scheduled, and what is asked of each budget."""
     names = [f"{each.name} {each.version or ''}".strip() + ("" if each.ok else " (broken)") for each in found.plugins]
     pairs: Pairs = [
-        ("configuration", found.configuration or "none"),
-        ("database", f"{found.database}{'' if found.database_exists else ' (not there yet)'}"),
+        ("configuration", path_line(found.configuration or "none")),
+        ("database", _place(found.database, found.database_exists)),
         ("plugins", ", ".join(names) or "none"),
     ]
     if found.leader_pid is not None:
@@ -649,12 +657,15 @@ def _ending(run: Run, is_orphan: bool) -> Text:
     return Text(f"{_RUNS[outcome]} {outcome}", _COLOURS.get(outcome, ""))
 
 
+_PROCESS_GONE = "its process is gone; the next leader closes it"
+
+
 def _below_sign(ending: Text) -> Text:
     return ending if ending.plain[1] == " " else Text("  ").append_text(ending)
 
 
 def _note_of_run(run: Run, is_orphan: bool) -> str:
-    said = [GONE if is_orphan else why_it_ended(run)]
+    said = [_PROCESS_GONE if is_orphan else why_it_ended(run)]
     said.append(f"{run.lost:,} lost" if run.lost else "")
     said.append(f"{count(run.missed, 'slot')} missed before it" if run.missed else "")
     return "; ".join(filter(None, said))
@@ -669,7 +680,7 @@ def run_lines(
 ) -> list[Text]:
     """Return all there is of a run: how it ended and why, when it ran, what it did; then what it said of itself, what
     was lost, and the traceback, whose lines are as they are, however wide."""
-    ending, why = _ending(run, is_orphan), GONE if is_orphan else why_it_ended(run)
+    ending, why = _ending(run, is_orphan), _PROCESS_GONE if is_orphan else why_it_ended(run)
     if why:
         ending.append(": ").append_text(line(_shortened(why)))
     took = "" if run.seconds is None else f", took {lasting(run.seconds)}"
