@@ -176,9 +176,13 @@ def _alarms(info: SchedulerInfo, now: datetime, obstacle: str) -> list[str]:
 def _leader(info: SchedulerInfo, now: datetime) -> str:
     """Say who leads and since when, or that nobody does."""
     if info.state is not SchedulerState.STOPPED:
-        since = "" if info.started_at is None else f" for {span((now - info.started_at).total_seconds())}"
-        beat = "" if info.heartbeat_at is None else f", heartbeat {in_words(info.heartbeat_at, now)}"
-        return f"{info.state}{since}: process {info.pid} on {info.host} leads{beat}"
+        if info.pid is None or info.started_at is None:
+            return f"{info.state}: the leader has written nothing into this store yet"
+        since = span((now - info.started_at).total_seconds())
+        beat = f"heartbeat {in_words(info.heartbeat_at, now)}" if info.heartbeat_at else "no heartbeat yet"
+        if info.state is SchedulerState.RUNNING:
+            return f"{info.state} for {since}: process {info.pid} on {info.host}, {beat}"
+        return f"{info.state}: process {info.pid} on {info.host}, started {since} ago, {beat}"
     if info.heartbeat_at is None:
         return f"{info.state}: nobody leads, and nobody has yet"
     return f"{info.state}: nobody leads; the last sign of life was {fully(info.heartbeat_at, now)}"

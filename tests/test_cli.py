@@ -490,6 +490,7 @@ def test_a_corrupt_store_is_one_line_and_exit_1(tmp_path: Path, monkeypatch: pyt
 
 # -- In process: what is shown ----------------------------------------------------------------------------------------
 
+
 @pytest.mark.usefixtures("store")
 def test_foreign_text_cannot_write_to_the_terminal() -> None:
     """An error's line breaks and control characters come out as spaces, in tables and in the traceback."""

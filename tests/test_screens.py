@@ -268,13 +268,16 @@ def test_the_next_run_in_words() -> None:
 def test_who_leads_is_said_or_that_nobody_does() -> None:
     """Since when; the last leader's process is not shown as if it were alive; what stops all jobs stands out."""
     running = in_one_line(status_lines(status_of(FINE), NOW))
-    assert running.startswith("scheduler running for 3d: process 42 on host leads, heartbeat 1s ago database /data/")
+    assert running.startswith("scheduler running for 3d: process 42 on host, heartbeat 1s ago database /data/app.db")
     stopped = plain(status_lines(status_of(FINE, state=SchedulerState.STOPPED, beat=7200), NOW))
     assert stopped.startswith("scheduler  stopped: nobody leads; the last sign of life was 2h ago (2026-11-23")
     assert "42" not in stopped
     never = plain(status_lines(status_of(state=SchedulerState.STOPPED, beat=None), NOW))
     assert never.startswith("scheduler  stopped: nobody leads, and nobody has yet\n")
     assert "no jobs yet: geckosched run" in never
+    found = status_of(FINE)
+    silent = dataclasses.replace(found, scheduler=dataclasses.replace(found.scheduler, pid=None, heartbeat_at=None))
+    assert plain(status_lines(silent, NOW)).startswith("scheduler  running: the leader has written nothing into this")
     stale = plain(status_lines(status_of(FINE, beat=14), NOW, obstacle="database or disk is full"))
     assert "\n! heartbeat is 14 s old: the leader hangs, is stopped or can't write the store\n" in stale
     assert "\n! the store can't be written: database or disk is full\n" in stale
