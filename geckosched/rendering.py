@@ -320,6 +320,8 @@ def lasting(seconds: float | None) -> str:
     """Say how long something took, with three digits: 12 ms, 1.23 s, 45.6 s; from 100 s on as `span` does."""
     if seconds is None:
         return "-"
+    if seconds < 0.0005:
+        return "<1 ms"
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 9.995:

@@ -1,7 +1,11 @@
 """What the commands show: a store's status, runs, plugins and plans, as tables and sentences for people.
 
-Everything here prints what it is given; nothing here reads a store. Tables and sentences are readable in 80 columns,
-without colour, and in ASCII: `geckosched.rendering` sees to that.
+Everything here shows what it is given; nothing here reads a store. Of each screen there is a function `..._lines` that
+returns it as lines which fit a width (and a height, where it is watched), and one `print_...` that prints these.
+Nothing hangs on colour, and everything is readable in 80 columns and in ASCII: `geckosched.rendering` sees to that.
+
+In this order: sentences that several commands say · signs · status · status JOB · enable, disable, reset · plugins ·
+check · dry runs · runs · how a run ended.
 """
 
 from __future__ import annotations
@@ -78,6 +82,10 @@ def silence(info: SchedulerInfo, now: datetime) -> str:
     if info.state is SchedulerState.STOPPED or info.heartbeat_at is None or now - info.heartbeat_at <= _STALE:
         return ""
     return f"heartbeat is {(now - info.heartbeat_at).total_seconds():.0f} s old: {_HANGS}"
+
+
+def breaker_in_words(state: BreakerState) -> str:
+    return state.replace("_", " ")
 
 
 def with_place(collector: str, reason: str) -> str:
@@ -367,7 +375,7 @@ def _how_it_is(job: JobStatus, found: Status, now: datetime) -> Pairs:
 
 def _next_in_full(job: JobStatus, now: datetime, led: bool) -> str:
     if not led:
-        return next_in_words(job, now, led)
+        return f"{next_in_words(job, now, led)}: nobody leads"
     if job.next_run_at is None:
         return "none while it is disabled" if not is_active(job) else "-"
     moment = f"({job.next_run_at:%Y-%m-%d %H:%M:%S} UTC)"
@@ -384,9 +392,9 @@ def _what_it_did(job: JobStatus, now: datetime) -> Pairs:
     if job.last_started_at is not None:
         took = "" if job.last_seconds is None else f", took {lasting(job.last_seconds)}"
         pairs[1] = ("last run", f"{job.last_outcome or 'running'}, started {fully(job.last_started_at, now)}{took}")
-    if said := first_lines(job.last_detail):
-        pairs.append(("  it said", said))
     error = clean(job.last_error or "")
+    if (said := first_lines(job.last_detail)) and said not in error:
+        pairs.append(("  it said", said))
     last = error if "\n" not in (job.last_error or "") else _shortened(error)
     return [
         *pairs,
@@ -477,6 +485,9 @@ def will_run(job: JobStatus, found: Status) -> str:
     return f"{said}; {job.reason}" if job.health is Health.UNHEALTHY else said
 
 
+# -- plugins -----------------------------------------------------------------------------------------------------------
+
+
 def show_plugins(
     found: Sequence[PluginStatus], not_scheduled: Mapping[str, str], off: Collection[str], as_json: bool
 ) -> None:
@@ -510,6 +521,19 @@ def print_plugins(
             others = notes.get(len(rows) - 1)
             notes[len(rows) - 1] = "; ".join(filter(None, (others, what + clean(plugin.error))))
     print_table(("NAME", "VERSION", "COLLECTORS"), rows, notes)
+
+
+def print_left_out(configuration: Configuration) -> None:
+    """Say which installed plugins were not loaded because somebody said so."""
+    installed, only = installed_plugins(), configuration.only_plugins
+    disabled = [name for name in installed if name in configuration.disable]
+    others = [name for name in installed if only is not None and name not in (*only, *disabled)]
+    for reason, names in (("disabled by [plugins] disable", disabled), ("not in GECKOSCHED_LOAD_PLUGINS", others)):
+        if names:
+            print_lines(wrapped(line(f"{reason}: {', '.join(names)}"), terminal_width()))
+
+
+# -- check -------------------------------------------------------------------------------------------------------------
 
 
 def print_forecast(found: Forecast, now: datetime) -> None:
@@ -594,14 +618,7 @@ def _figure(number: float | None) -> str:
     return f"{number:.0f}" if number >= 100 or number == round(number) else f"{number:.2g}"
 
 
-def print_left_out(configuration: Configuration) -> None:
-    """Say which installed plugins were not loaded because somebody said so."""
-    installed, only = installed_plugins(), configuration.only_plugins
-    disabled = [name for name in installed if name in configuration.disable]
-    others = [name for name in installed if only is not None and name not in (*only, *disabled)]
-    for reason, names in (("disabled by [plugins] disable", disabled), ("not in GECKOSCHED_LOAD_PLUGINS", others)):
-        if names:
-            put(f"{reason}: {', '.join(names)}")
+# -- trigger --dry-run -------------------------------------------------------------------------------------------------
 
 
 def print_dry_run(job: str, result: DryRun) -> None:
@@ -747,8 +764,7 @@ def _loss(loss: RunLoss) -> str:
     return f"{loss.count:,} of {loss.target}, between {since} and {until} UTC"
 
 
-def breaker_in_words(state: BreakerState) -> str:
-    return state.replace("_", " ")
+# -- How a run ended ---------------------------------------------------------------------------------------------------
 
 
 def result_in_words(run: Run) -> str:

@@ -222,7 +222,7 @@ def test_what_a_killed_process_left_is_not_shown_as_running() -> None:
     assert "nap  running" not in history
     assert "running" not in table + failed
     shown = [re.split("  +", line, maxsplit=1) for line in (full + one).splitlines()]
-    assert ["next run", "when started"] in shown
+    assert ["next run", "when started: nobody leads"] in shown
     assert ["running", "interrupted (process gone)"] in shown
     assert ["outcome", "i interrupted: its process is gone; the next leader closes it"] in shown
     assert history.splitlines()[1].split()[1:4] == ["nap", "i", "interrupted"]

@@ -548,8 +548,8 @@ def test_times_in_words() -> None:
     """Ago and in; and how long a run took, with its unit."""
     assert rendering.in_words(NOW - 5 * MINUTE, NOW) == "5m ago"
     assert rendering.in_words(NOW + MINUTE / 2, NOW) == "in 30s"
-    lasted = [rendering.lasting(each) for each in (None, 0.0123, 0.9999, 1.234, 45.67, 99.99, 250)]
-    assert lasted == ["-", "12 ms", "1.00 s", "1.23 s", "45.7 s", "1m40s", "4m10s"]
+    lasted = [rendering.lasting(each) for each in (None, 0.0001, 0.0123, 0.9999, 1.234, 45.67, 99.99, 250)]
+    assert lasted == ["-", "<1 ms", "12 ms", "1.00 s", "1.23 s", "45.7 s", "1m40s", "4m10s"]
 
 
 def test_one_is_not_plural() -> None:
