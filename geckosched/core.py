@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     from geckosched.reload import Applied, Change
     from geckosched.spellings import Spellings
     from geckosched.statistics import JobStatistics
-    from geckosched.views import JobStatus, Status
+    from geckosched.views import JobStatus, RunLoss, Status
 
 __version__ = "0.1.0"
 
@@ -2106,7 +2106,9 @@ def check_collector(made: Any) -> str:
 _FILE_ERRORS = frozenset((5, 6, 7, 8, 10, 11, 13, 14, 15, 26))
 _LOCK_ERRORS = frozenset((5, 6, 15))
 _LONGEST_PAUSE = {5: 0.05, 6: 0.05, 11: 5.0, 26: 5.0}  # seconds between two tries, by the error; 1 s for any other
-_DAMAGED = {
+_HINTS = {
+    sqlite3.SQLITE_FULL: "make room for it",
+    sqlite3.SQLITE_IOERR: "its disk, a quota or its mount: see the system's log",
     sqlite3.SQLITE_CORRUPT: "it is damaged: stop geckosched and put a backup in its place, or try sqlite3's .recover",
     sqlite3.SQLITE_NOTADB: "another program's file, or a damaged store: name another, or put a backup in its place",
 }
@@ -2334,13 +2336,11 @@ class Store:
             return "it is a folder"
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return f"{self._lock_holder()} holds it"
-        if code == sqlite3.SQLITE_FULL:
-            return "make room for it"
-        if not is_writable(self.path.parent):
+        if code != sqlite3.SQLITE_FULL and not is_writable(self.path.parent):
             return "its folder is read-only, and SQLite needs files beside it"
         if code == sqlite3.SQLITE_READONLY:
             return "the file is read-only for this user" if not is_writable(self.path) else "its disk is read-only"
-        return _DAMAGED.get(code, "")
+        return _HINTS.get(code, "")
 
     def _lock_holder(self) -> str:
         try:
@@ -2455,6 +2455,10 @@ def _run_of(row: sqlite3.Row) -> Run:
     return Run(**values)
 
 
+class _GivenUp(StoreError):
+    """The store could not be written until the scheduler stopped; the log has said it once for all messages."""
+
+
 class Message:
     """Something for the writer. One that SQLite refuses fails alone, whatever it had written; `done` or `refused` is
     called when the group is committed."""
@@ -2474,7 +2478,8 @@ class Message:
         """Tell whoever waits. Must neither wait nor raise."""
 
     def refused(self, error: BaseException) -> None:
-        _note(logging.ERROR, "the store refused %s: %s", type(self).__name__, _one_line(error))
+        if not isinstance(error, _GivenUp):
+            _note(logging.ERROR, "the store refused %s: %s", type(self).__name__, _one_line(error))
 
 
 class Statements(Message):
@@ -2656,9 +2661,11 @@ class Writer:
         text, fresh = str(self._store.explain(error)), self.trouble is None
         if self._gave_up.is_set():
             group, self._group = self._group, []
-            _note(logging.ERROR, "given up: %d messages that the store could not take (%s)", len(group), text)
+            runs = len({message.run_id for message in group} - {None})
+            _note(logging.ERROR, "given up as the scheduler stops: %d run%s and %d notes of ours (%s)",
+                  runs, "" if runs == 1 else "s", sum(message.run_id is None for message in group), text)
             for message in group:
-                message.refused(StoreError(f"given up: {text}"))
+                message.refused(_GivenUp(f"given up: {text}"))
             return
         if isinstance(error, StoreError):
             self._seal()
@@ -2670,7 +2677,9 @@ class Writer:
 
     def _what_waits(self) -> str:
         runs = len({message.run_id for message in self._group} - {None})
-        return f"{runs} run{'' if runs == 1 else 's'} wait{'s' if runs == 1 else ''} for it, and no other starts"
+        if not runs:
+            return "no run starts meanwhile"
+        return f"{runs} run{' waits' if runs == 1 else 's wait'} for it, and no other starts"
 
     def _go_on(self) -> None:
         if said := self._trouble.over(time.monotonic()):
@@ -5456,6 +5465,14 @@ class CollectionScheduler:
         if not found:
             raise UnknownJob(str(run_id))
         return found[0]
+
+    def get_losses(self, run_id: int) -> list[RunLoss]:
+        """Return what a run counted as lost, by target."""
+        try:
+            from geckosched.views import read_losses
+        except ImportError as error:
+            raise GeckoschedError("get_losses needs the whole package") from error
+        return read_losses(self._store, run_id)
 
     def _known_jobs(self) -> set[str]:
         rows = self._store.read("SELECT job_id FROM geckosched_jobs WHERE retired_at IS NULL")
