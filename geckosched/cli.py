@@ -31,7 +31,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from geckosched import screens
+from geckosched import logs, screens
 from geckosched.config import (
     Configuration,
     find_configuration,
@@ -60,11 +60,10 @@ from geckosched.core import (
     parse_duration,
 )
 from geckosched.forecast import Forecast
+from geckosched.logs import LogFormat, LogLevel, complain, say
 from geckosched.rendering import (
-    clean,
     count,
     data_to_stdout,
-    hidden,
     print_json,
     put,
     secrets,
@@ -100,14 +99,17 @@ class _Commands(TyperGroup):
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run one command and leave with its exit code; tests and the console script end in the same way."""
         extra["standalone_mode"] = False  # else a usage error is several lines
-        secrets.set(Secrets())  # until the configuration is read; not undone, so that a traceback is told without them
-        with _log_to_stderr(), data_to_stdout():
+        hidden = Secrets()  # filled when the configuration is read
+        secrets.set(hidden)  # not undone, so that a traceback is told without them
+        words = next(iter(args), None) or extra.get("args")
+        voice = logs.begin(sys.argv[1:] if words is None else list(words), hidden)
+        with voice.speaking(), data_to_stdout():
             try:
                 code = super().main(*args, **extra) or DONE
             except typer.TyperException as error:
                 code = error.exit_code
                 where = getattr(error, "ctx", None)
-                _complain(f"{error.format_message()} (see {where.command_path if where else 'geckosched'} --help)")
+                complain(f"{error.format_message()} (see {where.command_path if where else 'geckosched'} --help)")
             except GeckoschedError as error:
                 code = USAGE if isinstance(error, ConfigError | UnknownJob | _UsageError) else FAILED
                 _complain_of(error)
@@ -137,44 +139,10 @@ class _Commands(TyperGroup):
         return super().get_command(ctx, cmd_name) or _plugin_commands(cmd_name, list(self.commands))
 
 
-def _complain(text: str) -> None:
-    typer.echo(hidden(f"geckosched: {clean(hidden(text))}"), err=True)
-
-
 def _complain_of(error: GeckoschedError) -> None:
     """Say an error; a configuration's has a line for each thing that is wrong."""
     for line in str(error).splitlines() if isinstance(error, ConfigError) else [str(error)]:
-        _complain(line)
-
-
-def _say(text: str) -> None:
-    typer.echo(hidden(text), err=True)
-
-
-class _PlainLines(logging.Formatter):
-    """One line for a record: time, the job that speaks, and whether it is more than news."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, UTC)
-        job = record.name.removeprefix("geckosched.job.") if record.name.startswith("geckosched.job.") else ""
-        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        text = f"{moment:%Y-%m-%d %H:%M:%S} {level}{job and f'{job}: '}{clean(record.getMessage())}"
-        trace = self.formatException(record.exc_info) if record.exc_info else record.exc_text
-        return f"{text}\n{trace}" if trace else text
-
-
-@contextmanager
-def _log_to_stderr() -> Iterator[None]:
-    """Show warnings of core and plugins while a command runs; `run` shows the news, too."""
-    handler, level = logging.StreamHandler(), log.level
-    handler.setFormatter(_PlainLines())
-    log.addHandler(handler)
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
+        complain(line)
 
 
 # -- The commands ------------------------------------------------------------------------------------------------------
@@ -207,7 +175,7 @@ def geckosched(
         typer.echo(f"geckosched {__version__}")
         raise typer.Exit
     if ctx.invoked_subcommand is None:
-        _say(ctx.get_help())
+        say(ctx.get_help())
         raise typer.Exit(USAGE)
 
 
@@ -216,6 +184,12 @@ def run(
     only: Annotated[list[str] | None, typer.Option("--only", metavar="JOB", help="Only this job; repeatable.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Run every enabled job once, then end.")] = False,
     for_: Annotated[str | None, typer.Option("--for", metavar="30s", help="End by itself after this long.")] = None,
+    log_format: Annotated[  # noqa: ARG001 - heard before the command line is parsed, by logs.begin
+        LogFormat, typer.Option("--log-format", help="Log lines for people, or a JSON object a line for programs.")
+    ] = LogFormat.TEXT,
+    log_level: Annotated[
+        LogLevel, typer.Option("--log-level", help="Log this and what is more important.")
+    ] = LogLevel.INFO,
     config: Config = None,
     database: Database = None,
 ) -> None:
@@ -227,7 +201,7 @@ def run(
     if once and for_:
         raise _UsageError("--once ends by itself, so it doesn't go with --for")
     seconds = None if for_ is None else parse_duration(for_, "--for") / SECOND
-    log.setLevel(logging.INFO)
+    log.setLevel(log_level.upper())
     manager = ServiceManager.take(os.environ)  # before a plugin can start a program that would inherit it
     scheduler = _load(_configure(config, database))
     found = scheduler.get_status()
@@ -285,7 +259,7 @@ def status(
     else:
         screens.print_status(found, _reasons(found.jobs), now)
     if check and (objections := _objections(found, now)):
-        _complain("; ".join(objections))
+        complain("; ".join(objections))
         code = code or FAILED
     raise typer.Exit(code)
 
@@ -321,17 +295,17 @@ def trigger(
         scheduler, how = _load(configuration), ": nobody leads, running it here"
         found = scheduler.get_status()
     _expect_plugin(_expect_job(job, found, scheduler.registry.not_scheduled), found)
-    _say(f"triggered {job}{how}")
+    say(f"triggered {job}{how}")
     _say_what_delays(found)
     try:
         try:
             result = scheduler.execute_collector_now(job, wait=not no_wait)
         except UnknownJob:  # the leader has ended meanwhile, and here no plugin is loaded yet
-            _say("the leader has ended, running it here")
+            say("the leader has ended, running it here")
             result = _load(configuration).execute_collector_now(job)
     except KeyboardInterrupt as error:
         if not isinstance(error, _Terminated):
-            _complain(f"interrupted; {_after_an_interrupt(job, scheduler)}")
+            complain(f"interrupted; {_after_an_interrupt(job, scheduler)}")
         raise
     if as_json:
         print_json(result.as_dict() if result else None)
@@ -357,7 +331,7 @@ def _dry_run(job: str, configuration: Configuration, found: Status, as_json: boo
     scheduler = _load(configuration)
     found = scheduler.get_status()
     _expect_plugin(_expect_job(job, found, scheduler.registry.not_scheduled), found)
-    _say(f"dry run of {job}: nothing of it is stored but its calls")
+    say(f"dry run of {job}: nothing of it is stored but its calls")
     result = scheduler.dry_run(job)
     if as_json:
         print_json(result.as_dict())
@@ -422,7 +396,7 @@ def plugins(as_json: AsJson = False, config: Config = None, database: Database =
         found = tuple(each for each in scheduler.get_status().plugins if each.name in scheduler.registry.plugins)
     except StoreError as error:
         code = code or FAILED
-        _complain(f"{error}, so errors of hooks are not shown")
+        complain(f"{error}, so errors of hooks are not shown")
     screens.show_plugins(found, scheduler.registry.not_scheduled, scheduler.registry.off_by_default, as_json)
     if not as_json:
         screens.print_left_out(configuration)
@@ -441,9 +415,9 @@ def check(as_json: AsJson = False, config: Config = None, database: Database = N
     _divert_stdout()
     found, code = _forecast(config, database)
     for line in found.errors:
-        _complain(line)
+        complain(line)
     for line in found.warnings:
-        _complain(f"warning: {line}")
+        complain(f"warning: {line}")
     if as_json:
         print_json(found.as_dict())
     else:
@@ -518,7 +492,7 @@ _NOT_YET = "asked for, but the store does not say so yet; see geckosched status"
 
 def _configure(config: Path | None, database: Path | None) -> Configuration:
     configuration = load_configuration(config)
-    secrets.set(Secrets(configuration.scheduler.secrets))
+    secrets.get().add(configuration.scheduler.secrets)
     if database is None:
         return configuration
     return dataclasses.replace(configuration, scheduler=dataclasses.replace(configuration.scheduler, database=database))
@@ -535,7 +509,7 @@ def _forecast(config: Path | None, database: Path | None) -> tuple[Forecast, int
         name = str(path) if path else None
         return Forecast(name, str(place), place.exists(), None, tuple(wrong), plugins=_unloaded_plugins()), USAGE
     settings = configuration.scheduler
-    secrets.set(Secrets(settings.secrets))
+    secrets.get().add(settings.secrets)
     scheduler = CollectionScheduler(dataclasses.replace(settings, database=place) if place else settings)
     with _kept_warnings() as warnings:
         try:
@@ -616,7 +590,7 @@ def _is_off_by_default(job: JobStatus, configuration: Configuration) -> bool:
 def _say_what_delays(found: Status) -> None:
     """Warn that a leader which gives no sign of life will hardly answer: callers wait for it for a minute."""
     if silence := screens.silence(found.scheduler, datetime.now(UTC)):
-        _say(f"{silence}; waiting up to a minute for its answer")
+        say(f"{silence}; waiting up to a minute for its answer")
 
 
 def _objections(found: Status, now: datetime) -> list[str]:
@@ -846,9 +820,9 @@ def main() -> NoReturn:
         code = DONE
     except OSError as error:  # stdout is full or gone
         with suppress(OSError):
-            _complain(str(error))
+            complain(str(error))
     except BaseException:
-        _say(traceback.format_exc().rstrip())
+        say(traceback.format_exc().rstrip())
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads any more
