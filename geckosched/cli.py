@@ -54,6 +54,7 @@ from geckosched.core import (
     SchedulerConfig,
     SchedulerState,
     Secrets,
+    Store,
     StoreError,
     UnknownJob,
     __version__,
@@ -594,13 +595,25 @@ def _say_what_delays(found: Status) -> None:
 
 
 def _objections(found: Status, now: datetime) -> list[str]:
-    """Return what `status --check` objects to."""
-    said = ["" if screens.is_led(found) else "nobody leads", screens.silence(found.scheduler, now)]
+    """Return what `status --check` objects to. Whether the store can be written is tried only where it may be why:
+    while all is well a check reads."""
+    said = _objections_to_leader(found, now)
+    if said and (screens.is_led(found) or Path(found.scheduler.database).exists()):
+        said.append(Store(Path(found.scheduler.database)).obstacle() or "")
     sick = [job for job in found.jobs if job.health is Health.UNHEALTHY]
     if sick:
         few = ", ".join(f"{job.job_id} ({job.reason})" for job in sick[:screens.FEW])
         said.append(f"unhealthy: {few}{f' and {len(sick) - screens.FEW} more' if len(sick) > screens.FEW else ''}")
     return [each for each in said if each]
+
+
+def _objections_to_leader(found: Status, now: datetime) -> list[str]:
+    if not screens.is_led(found):
+        return ["nobody leads"]
+    if found.scheduler.heartbeat_at is None:  # it has only just begun, or another file lies where its store was
+        return ["the leader has written nothing into this store"]
+    silence = screens.silence(found.scheduler, now)
+    return [silence] if silence else []
 
 
 def _unloaded_plugins() -> tuple[PluginStatus, ...]:
