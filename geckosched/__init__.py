@@ -43,7 +43,7 @@ from geckosched.core import (
 )
 from geckosched.forecast import BudgetForecast, Forecast, JobForecast, NotScheduled, Setup
 from geckosched.statistics import JobStatistics, PeriodStatistics, Spread
-from geckosched.views import JobStatus, SchedulerInfo, Status
+from geckosched.views import JobStatus, RunLoss, SchedulerInfo, Status
 
 __all__ = [
     "Batch",
@@ -75,6 +75,7 @@ __all__ = [
     "Reason",
     "Run",
     "RunContext",
+    "RunLoss",
     "RunStopped",
     "SchedulerClosed",
     "SchedulerConfig",

@@ -255,10 +255,10 @@ def status(
         shown = found.jobs[0]
         if configuration is not None and _is_off_by_default(shown, configuration):
             shown = dataclasses.replace(shown, reason=f"off by default: {screens.how_to_turn_on(job)}")
-        screens.print_job(shown, found, _reasons(found.jobs), now)
+        screens.print_job(shown, found, now)
         screens.print_statistics(scheduler.get_statistics(job), now)
     else:
-        screens.print_status(found, _reasons(found.jobs), now)
+        screens.print_status(found, now)
     if check and (objections := _objections(found, now)):
         complain("; ".join(objections))
         code = code or FAILED
@@ -365,7 +365,8 @@ def runs(
     if as_json:
         print_json([each.as_dict() for each in found])
     elif run_id is not None:
-        screens.print_details(found[0], now, {"outcome": screens.GONE} if _orphans(scheduler, found) else {})
+        orphan = bool(_orphans(scheduler, found))
+        screens.print_run(found[0], now, scheduler.get_losses(run_id), is_orphan=orphan)
     else:
         screens.print_runs(found, now, _orphans(scheduler, found))
 
@@ -663,12 +664,6 @@ def _orphans(scheduler: CollectionScheduler, runs: Sequence[Run]) -> frozenset[i
     """Return the ids of those runs that are open although nobody leads: their process is gone."""
     ids = frozenset(each.id for each in runs if each.outcome is None)
     return frozenset() if not ids or scheduler.is_led() else ids
-
-
-def _reasons(jobs: Sequence[JobStatus]) -> dict[str, str]:
-    """Say why the last runs of jobs were partial."""
-    partial = [job for job in jobs if job.last_outcome is Outcome.PARTIAL]
-    return {job.job_id: screens.first_lines(job.last_detail) for job in partial}
 
 
 def _has_failed(run: Run) -> bool:

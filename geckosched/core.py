@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     from geckosched.forecast import Forecast
     from geckosched.spellings import Spellings
     from geckosched.statistics import JobStatistics
-    from geckosched.views import JobStatus, Status
+    from geckosched.views import JobStatus, RunLoss, Status
 
 __version__ = "0.1.0"
 
@@ -3191,7 +3191,7 @@ class Execution:
         failed = context.failed_targets if context else {}
         good = context.good_targets - failed.keys() if context else set()
         outcome = outcome_of(error, len(failed), len(good), self.stop)
-        details = [f"{len(failed)} failed, {len(good)} well"] if failed else []
+        details = [f"{len(failed)} of {len(failed) + len(good)} targets failed"] if failed else []
         details += [secrets.hide(f"{target}: {text}")[:500] for target, text in itertools.islice(failed.items(), 20)]
         if self.asked_at is not None:
             over = (self.lead.clock.monotonic() - self.asked_at) / SECOND
@@ -5075,6 +5075,14 @@ class CollectionScheduler:
         if not found:
             raise UnknownJob(str(run_id))
         return found[0]
+
+    def get_losses(self, run_id: int) -> list[RunLoss]:
+        """Return what a run counted as lost, by target."""
+        try:
+            from geckosched.views import read_losses
+        except ImportError as error:
+            raise GeckoschedError("get_losses needs the whole package") from error
+        return read_losses(self._store, run_id)
 
     def _known_jobs(self) -> set[str]:
         rows = self._store.read("SELECT job_id FROM geckosched_jobs WHERE retired_at IS NULL")
