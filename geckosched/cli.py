@@ -22,7 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
@@ -31,7 +31,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from geckosched import logs, screens
+from geckosched import live, logs, screens
 from geckosched.config import (
     Configuration,
     find_configuration,
@@ -191,6 +191,7 @@ def run(
     log_level: Annotated[
         LogLevel, typer.Option("--log-level", help="Log this and what is more important.")
     ] = LogLevel.INFO,
+    plain: Annotated[bool, typer.Option("--plain", help="Log lines only, no table below them on a terminal.")] = False,
     config: Config = None,
     database: Database = None,
 ) -> None:
@@ -203,6 +204,7 @@ def run(
         raise _UsageError("--once ends by itself, so it doesn't go with --for")
     seconds = None if for_ is None else parse_duration(for_, "--for") / SECOND
     log.setLevel(log_level.upper())
+    is_service = "NOTIFY_SOCKET" in os.environ
     manager = ServiceManager.take(os.environ)  # before a plugin can start a program that would inherit it
     scheduler = _load(_configure(config, database))
     found = scheduler.get_status()
@@ -213,10 +215,19 @@ def run(
         log.info("not scheduled: %s %s", name, screens.with_place(name, reason))
     for name in sorted(scheduler.registry.off_by_default):
         log.info("off by default: %s (%s)", name, screens.how_to_turn_on(name))
-    if once:
-        raise typer.Exit(_run_once(scheduler, only or ()))
-    with manager.watching(scheduler):
-        scheduler.run_forever(seconds, only=only or None)
+    with nullcontext() if plain or is_service else _live_view(scheduler):
+        if once:
+            raise typer.Exit(_run_once(scheduler, only or ()))
+        with manager.watching(scheduler):
+            scheduler.run_forever(seconds, only=only or None)
+
+
+def _live_view(scheduler: CollectionScheduler) -> AbstractContextManager[None]:
+    """Show the jobs below the log, if it is for people and on a terminal."""
+    voice = logs.voice()
+    if voice.as_json or not live.can_be_painted(voice.stream):
+        return nullcontext()
+    return live.LiveView(live.RunView(scheduler).look, voice, voice.stream).showing()
 
 
 @app.command()
@@ -227,6 +238,7 @@ def status(
         bool,
         typer.Option("--check", help="Exit 1 if a job (or JOB) is unhealthy, nobody leads or the heartbeat is stale."),
     ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every 2 s, until q or Ctrl-C.")] = False,
     config: Config = None,
     database: Database = None,
 ) -> None:
@@ -235,6 +247,10 @@ def status(
     That is what the store says, whether a scheduler runs or not. A wrong configuration is said, and the exit code is
     then 2.
     """
+    if watch and (as_json or check):
+        raise _UsageError(f"--watch is for people, so it doesn't go with {'--json' if as_json else '--check'}")
+    if watch and not live.can_be_painted(sys.stdout):
+        raise _UsageError("--watch needs a terminal on stdout that can move its cursor; status --json is for programs")
     code, scheduler_config, configuration = DONE, SchedulerConfig(), None
     try:
         configuration = _configure(config, database)
@@ -248,7 +264,9 @@ def status(
     if job is not None and not found.jobs:
         found = dataclasses.replace(found, jobs=(scheduler.get_collector_status(job),))  # or UnknownJob, in words
     now = datetime.now(UTC)
-    if as_json:
+    if watch:
+        _watch(scheduler, job)
+    elif as_json:
         more = {} if job is None else {"statistics": scheduler.get_statistics(job).as_dict()}
         print_json({**found.as_dict(), **more})
     elif job is not None:
@@ -263,6 +281,11 @@ def status(
         complain("; ".join(objections))
         code = code or FAILED
     raise typer.Exit(code)
+
+
+def _watch(scheduler: CollectionScheduler, job: str | None) -> None:
+    with suppress(_Terminated):  # there is nothing that is not done
+        live.watch(live.StatusView(scheduler, job).look, sys.stdout)
 
 
 @app.command()

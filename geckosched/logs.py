@@ -225,7 +225,7 @@ class LineStream(io.TextIOBase):
             self._unfinished[me] = rest
         for line in lines:
             if line.strip():
-                self._tell(line.rstrip())
+                self._tell(line.rstrip().rpartition("\r")[2])  # of what was written over itself, the last
         return len(text)
 
     def close(self) -> None:
