@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ from geckosched.core import Secrets
 from geckosched.logs import JsonLines, LineStream, TextLines, wants_json
 from geckosched.testing import FakeClock
 from tests.conftest import NewScheduler
-from tests.shell import Ended, geckosched, invoke, runs_of_store, wait_until
+from tests.shell import Ended, finish, geckosched, invoke, runs_of_store, wait_until
 
 SECRET = "hunter2/ä\"key"
 NOISY = '''
@@ -59,23 +60,33 @@ def register_collectors(register, settings):
 '''
 
 
-def run_noisy(folder: Path, *arguments: str) -> Ended:
-    """Run the collector that writes to stderr in every way, once, in a process of its own."""
-    (folder / "noisy.py").write_text(NOISY, encoding="utf-8")
-    text = '[plugins]\nload = ["./noisy.py"]\n[collectors.noisy]\nkey = "env:KEY"\n'
-    (folder / "geckosched.toml").write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "geckosched", "run", "--once", *arguments]
-    repository = str(Path(__file__).parents[1])
-    more = {"KEY": SECRET, "GECKOSCHED_LOAD_PLUGINS": "none-installed", "PYTHONPATH": repository}
-    done = subprocess.run(command, cwd=folder, env={**os.environ, **more}, capture_output=True, text=True, timeout=60,
-                          check=False)  # fmt: skip
-    return Ended(done.returncode, done.stdout, done.stderr)
+@dataclasses.dataclass
+class Noisy:
+    """How a run of the collector that writes to stderr in every way ended: as text, as JSON, and above a level."""
+
+    text: Ended
+    json: Ended
+    level: Ended
+    folder: Path
 
 
 @pytest.fixture(scope="module")
-def noisy(tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """That run, logged as JSON."""
-    return run_noisy(tmp_path_factory.mktemp("noisy"), "--log-format", "json")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> Noisy:
+    """Run it, once for each, in processes of their own."""
+    folder = tmp_path_factory.mktemp("noisy")
+    (folder / "noisy.py").write_text(NOISY, encoding="utf-8")
+    text = '[plugins]\nload = ["./noisy.py"]\n[collectors.noisy]\nkey = "env:KEY"\n'
+    (folder / "geckosched.toml").write_text(text, encoding="utf-8")
+    more = {"KEY": SECRET, "GECKOSCHED_LOAD_PLUGINS": "none-installed", "PYTHONPATH": str(Path(__file__).parents[1])}
+    formats = {"text": [], "json": ["--log-format", "json"], "level": ["--log-level", "warning", "--log-format=json"]}
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", "geckosched", "run", "--once", "--database", f"{name}.db", *arguments],
+            cwd=folder, env={**os.environ, **more}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for name, arguments in formats.items()
+    }  # fmt: skip
+    ended = {name: finish(process) for name, process in processes.items()}
+    return Noisy(**ended, folder=folder)
 
 
 def lines_of(ended: Ended) -> list[dict[str, Any]]:
@@ -94,11 +105,11 @@ def record(text: str = "said", **more: Any) -> logging.LogRecord:
 # -- JSON lines --------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_but_json_lines_gets_to_stderr(noisy: Ended) -> None:
+def test_nothing_but_json_lines_gets_to_stderr(noisy: Noisy) -> None:
     """Whatever plugins log, print or die of, and warnings, are records; stdout is left alone; no secret is shown."""
-    found = lines_of(noisy)
+    found = lines_of(noisy.json)
     said = {(each["logger"], each["message"].split("\n")[0]) for each in found}
-    assert (noisy.code, noisy.out) == (1, "to stdout\n")
+    assert (noisy.json.code, noisy.json.out) == (1, "to stdout\n")
     assert said >= {
         ("stderr", "printed by an import"),
         ("stderr", "printed ***"),
@@ -112,13 +123,13 @@ def test_nothing_but_json_lines_gets_to_stderr(noisy: Ended) -> None:
     for each in found:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", each["time"])
         assert each["level"] in ("info", "warning", "error")
-    assert "hunter2" not in noisy.err
+    assert "hunter2" not in noisy.json.err
 
 
-def test_a_run_s_records_say_which_run_and_how_it_ended(noisy: Ended) -> None:
+def test_a_run_s_records_say_which_run_and_how_it_ended(noisy: Noisy) -> None:
     """At its end job_id, run_id, outcome, seconds, rows and the error; a traceback is one field; what a plugin adds is
     there, too, and replaces nothing of ours."""
-    found = lines_of(noisy)
+    found = lines_of(noisy.json)
     [end] = [each for each in found if "outcome" in each]
     of_plugin = next(each for each in found if each["message"].startswith("two"))
     died = next(each for each in found if each["message"] == "its thread died")
@@ -226,12 +237,11 @@ def test_each_thread_has_its_own_line() -> None:
 # -- Lines for people --------------------------------------------------------------------------------------------------
 
 
-def test_text_is_time_level_job_and_what_happened(tmp_path: Path) -> None:
+def test_text_is_time_level_job_and_what_happened(noisy: Noisy) -> None:
     """Every record is a line of that form, other libraries' too; secrets are hidden in what others log."""
-    ended = run_noisy(tmp_path)
-    lines = [line for line in ended.err.splitlines() if re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line)]
+    lines = [line for line in noisy.text.err.splitlines() if re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line)]
     said = [line[20:] for line in lines]
-    assert said[0] == f"1 job, store {tmp_path / 'geckosched.db'}, times in UTC"
+    assert said[0] == f"1 job, store {noisy.folder / 'text.db'}, times in UTC"
     assert any(re.fullmatch("noisy: two lines of w.+rds", each) for each in said)
     assert any(each.startswith("warning: noisy: %d (which its arguments don't fit: TypeError") for each in said)
     assert "warning: other: the other says ***" in said
@@ -280,10 +290,9 @@ def test_a_job_that_keeps_failing_gets_one_line_a_run(new_scheduler: NewSchedule
     assert opened.startswith("broken: breaker open, one probe at 2026-01-01 ")
 
 
-def test_the_level_decides_what_is_logged(tmp_path: Path) -> None:
+def test_the_level_decides_what_is_logged(noisy: Noisy) -> None:
     """With `warning` a night without trouble leaves no line."""
-    ended = run_noisy(tmp_path, "--log-level", "warning", "--log-format=json")
-    assert {each["level"] for each in lines_of(ended)} == {"warning", "error"}
+    assert {each["level"] for each in lines_of(noisy.level)} == {"warning", "error"}
 
 
 def test_a_line_has_no_control_characters() -> None:
