@@ -30,7 +30,7 @@ from itertools import pairwise
 from typing import Any, TextIO
 
 from geckosched.core import SECOND, Secrets, to_text
-from geckosched.rendering import clean
+from geckosched.rendering import clean, talk
 
 __all__ = ["JsonLines", "LineStream", "LogFormat", "LogLevel", "TextLines", "Voice", "complain", "say", "wants_json"]
 
@@ -286,6 +286,7 @@ def say(text: str, level: int = logging.INFO) -> None:
 
 def complain(text: str) -> None:
     """Say in one line what was wrong."""
-    speaker = voice()
-    text = clean(speaker.secrets.hide(text))
-    speaker.say(text if speaker.as_json else f"geckosched: {text}", logging.ERROR)
+    if voice().as_json:
+        voice().say(clean(text), logging.ERROR)
+    else:
+        talk(f"geckosched: {text}")

@@ -6,13 +6,13 @@ without colour, and in ASCII: `geckosched.rendering` sees to that.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.text import Text
 
@@ -30,6 +30,7 @@ from geckosched.core import (
 from geckosched.forecast import OFF_BY_DEFAULT, BudgetForecast, Forecast, JobForecast
 from geckosched.rendering import (
     briefly,
+    cell_width,
     clean,
     count,
     encodable,
@@ -105,7 +106,8 @@ def health_sign(health: Health) -> Text:
 def strip(outcomes: Iterable[Outcome]) -> Text:
     """Return a character for each run: . succeeded, p partial, F failed, T timed out, s skipped, r rate limited,
     i interrupted."""
-    return Text.assemble(*((_RUNS[each], _COLOURS.get(each, "")) for each in outcomes))
+    alike = [(each, len(list(group))) for each, group in itertools.groupby(outcomes)]
+    return Text.assemble(*((_RUNS[each] * number, _COLOURS.get(each, "")) for each, number in alike))
 
 
 def _legend(outcomes: AbstractSet[Outcome]) -> str:
@@ -174,16 +176,6 @@ def _leader(info: SchedulerInfo, now: datetime) -> str:
     return f"{info.state}: nobody leads; the last sign of life was {fully(info.heartbeat_at, now)}"
 
 
-class _Column(NamedTuple):
-    title: str
-    cells: list[Text | str]
-
-    @property
-    def width(self) -> int:
-        return max(len(self.title.removeprefix(">")), *(each.cell_len if isinstance(each, Text) else len(each)
-                                                        for each in self.cells))  # fmt: skip
-
-
 _NAME = 20  # cells that are kept for a job's name before a column is left out
 
 
@@ -202,8 +194,8 @@ def jobs_lines(
     columns = _columns_that_fit(shown, now, width, led)
     notes = {index: [note] for index, job in enumerate(shown) if (note := note_of_job(job, led))}
     most = _NOTE if height is None else 1
-    cells = list(zip(*(column.cells for column in columns), strict=True))
-    found = table_rows([column.title for column in columns], cells, notes, width, 4, most)
+    cells = list(zip(*(column for _, column in columns), strict=True))
+    found = table_rows([title for title, _ in columns], cells, notes, width, 4, most)
     kinds = {each for job in shown for each in job.last_outcomes}
     legend = wrapped(line(f"last runs, oldest first: {_legend(kinds)}", "dim"), width) if kinds else []
     return _within(found, jobs, legend, width, height)
@@ -231,35 +223,45 @@ def _within(
     return ([*lines, more, *legend])[:height]
 
 
-def _columns_that_fit(jobs: Sequence[JobStatus], now: datetime, width: int, led: bool) -> list[_Column]:
-    """Return those columns of the table of jobs, in their order, which there is room for; the most important ones
-    before the others, and the last ones only if no name has to do with less for them."""
-    names = _Column("  JOB", [Text.assemble(health_sign(job.health), " ", line(job.job_id)) for job in jobs])
-    columns = {
-        "name": names,
-        "health": _Column("HEALTH", [Text(job.health, _COLOURS.get(job.health, "")) for job in jobs]),
-        "strip": _Column(">LAST RUNS", [strip(job.last_outcomes) for job in jobs]),
-        "started": _Column("STARTED", ["never" if job.last_started_at is None else in_words(job.last_started_at, now)
-                                       for job in jobs]),
-        "next": _Column("NEXT RUN", [next_in_words(job, now, led) for job in jobs]),
-        "lately": _Column(">LOST/DAY", [f"{job.lost_lately:,}" for job in jobs]),
-        "rate": _Column(">SUCCESS", [percent(job.success_rate) for job in jobs]),
-        "runs": _Column(">RUNS", [f"{job.runs:,}" for job in jobs]),
-        "errors": _Column(">ERRORS", [f"{job.errors:,}" for job in jobs]),
-        "rows": _Column(">ROWS", [f"{job.rows:,}" for job in jobs]),
-        "lost": _Column(">LOST", [f"{job.lost:,}" for job in jobs]),
-    }  # fmt: skip
-    first = ["health", "next", "strip", *(["lately"] if any(job.lost_lately for job in jobs) else []), "started"]
-    taken, left = ["name"], width - min(names.width, _NAME)
-    for name in (*first, None, "rate", "runs", "errors", "rows", "lost"):
-        if name is None:
-            left -= max(0, names.width - _NAME)
-        elif left < columns[name].width + 2:
+Column = tuple[str, list[Text | str]]
+
+
+def _columns_that_fit(jobs: Sequence[JobStatus], now: datetime, width: int, led: bool) -> list[Column]:
+    """Return those columns of the table of jobs, in their order, which there is room for: the most important ones
+    before the others, and the last ones only if no name has to do with less for them.
+
+    Where words change from second to second, their column is as wide as they get: in a live view nothing jumps.
+    """
+    columns: dict[str, Callable[[JobStatus], Text | str]] = {
+        "  JOB": lambda job: Text.assemble(health_sign(job.health), " ", line(job.job_id)),
+        "HEALTH": lambda job: Text(job.health, _COLOURS.get(job.health, "")),
+        ">LAST RUNS": lambda job: strip(job.last_outcomes),
+        "STARTED  ": lambda job: in_words(job.last_started_at, now) if job.last_started_at else "never",
+        "NEXT RUN     ": lambda job: next_in_words(job, now, led),
+        ">LOST/DAY": lambda job: f"{job.lost_lately:,}",
+        ">SUCCESS": lambda job: percent(job.success_rate),
+        ">RUNS": lambda job: f"{job.runs:,}",
+        ">ERRORS": lambda job: f"{job.errors:,}",
+        ">ROWS": lambda job: f"{job.rows:,}",
+        ">LOST": lambda job: f"{job.lost:,}",
+    }
+    order = ["  JOB", "HEALTH", "NEXT RUN     ", ">LAST RUNS", ">LOST/DAY", "STARTED  ", *list(columns)[6:]]
+    if not any(job.lost_lately for job in jobs):
+        order.remove(">LOST/DAY")
+    cells: dict[str, list[Text | str]] = {}
+    left, longest = width + 2, 0
+    for title in order:
+        found = [columns[title](job) for job in jobs]
+        wide = max(map(cell_width, (title.removeprefix(">"), *found)))
+        if title == order[0]:
+            longest, wide = wide, min(wide, _NAME)
+        elif title == ">SUCCESS":
+            left -= max(0, longest - _NAME)
+        left -= wide + 2
+        if left < 0:
             break
-        else:
-            taken.append(name)
-            left -= columns[name].width + 2
-    return [column for name, column in columns.items() if name in taken]
+        cells[title] = found
+    return [(title, cells[title]) for title in columns if title in cells]
 
 
 def next_in_words(job: JobStatus, now: datetime, led: bool = True) -> str:
