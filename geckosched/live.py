@@ -290,6 +290,7 @@ class LiveView:
         self._lines: list[Line] = []  # of the table, as it should be
         self._said: collections.deque[str] = collections.deque()  # what is to be written above it
         self._unsaid = 0
+        self._hand_over = threading.RLock()  # of the two above; never held while something is written
         self._news = threading.Event()
         self._terminal = threading.RLock()  # who holds it writes
         self._footer = Footer()
@@ -346,10 +347,11 @@ class LiveView:
         if self._over or os.getpid() != self._process:  # a forked child has no thread for it
             _write(self._stream, text)
             return
-        self._said.append(text)
-        if len(self._said) > BACKLOG:
-            self._said.popleft()
-            self._unsaid += 1
+        with self._hand_over:
+            self._said.append(text)
+            if len(self._said) > BACKLOG:
+                self._said.popleft()
+                self._unsaid += 1
         self._news.set()
 
     def _keep_looking(self) -> None:
@@ -381,9 +383,11 @@ class LiveView:
 
     def _take(self) -> str:
         """Return what waits to be said."""
-        said, unsaid = [self._said.popleft() for _ in range(len(self._said))], self._unsaid
+        with self._hand_over:
+            said, unsaid = list(self._said), self._unsaid
+            self._said.clear()
+            self._unsaid = 0
         if unsaid:
-            self._unsaid -= unsaid
             said.insert(0, f"... {unsaid} lines are not shown, the terminal took none\n")
         return "".join(said)
 
@@ -460,7 +464,7 @@ def _handling(number: int, handler: Callable[..., None]) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(number, before)
+        signal.signal(number, before or signal.SIG_DFL)
 
 
 def _interrupt(*_: object) -> None:

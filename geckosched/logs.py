@@ -287,6 +287,6 @@ def say(text: str, level: int = logging.INFO) -> None:
 def complain(text: str) -> None:
     """Say in one line what was wrong."""
     if voice().as_json:
-        voice().say(clean(text), logging.ERROR)
+        voice().say(clean(voice().secrets.hide(text)), logging.ERROR)
     else:
         talk(f"geckosched: {text}")

@@ -304,9 +304,10 @@ def test_a_line_has_no_control_characters() -> None:
 def test_a_stderr_that_is_gone_stops_nothing() -> None:
     """The jobs run although nobody can hear of it."""
     with Path("/dev/full").open("w", encoding="utf-8") as full:
-        command = [sys.executable, "-m", "geckosched", "run", "--once", "--only", "daily"]
-        assert subprocess.run(command, stderr=full, timeout=60, check=False).returncode == 0
-    assert [run.outcome for run in runs_of_store("daily")] == ["succeeded"]
+        for words in ([], ["--log-format", "json"]):
+            command = [sys.executable, "-m", "geckosched", "run", "--once", "--only", "daily", *words]
+            assert subprocess.run(command, stderr=full, timeout=60, check=False).returncode == 0
+    assert [run.outcome for run in runs_of_store("daily")] == ["succeeded"] * 2
 
 
 class Heard(logging.Handler):
