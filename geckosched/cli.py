@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib.metadata
 import logging
 import os
@@ -62,12 +63,12 @@ from geckosched.core import (
 )
 from geckosched.forecast import Forecast
 from geckosched.logs import LogFormat, LogLevel, complain, say
+from geckosched.reload import Reloader
 from geckosched.rendering import (
     count,
     data_to_stdout,
     print_json,
     put,
-    secrets,
     stdout,
 )
 from geckosched.service import ServiceManager
@@ -100,10 +101,8 @@ class _Commands(TyperGroup):
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run one command and leave with its exit code; tests and the console script end in the same way."""
         extra["standalone_mode"] = False  # else a usage error is several lines
-        hidden = Secrets()  # filled when the configuration is read
-        secrets.set(hidden)  # not undone, so that a traceback is told without them
         words = next(iter(args), None) or extra.get("args")
-        voice = logs.begin(sys.argv[1:] if words is None else list(words), hidden)
+        voice = logs.begin(sys.argv[1:] if words is None else list(words))
         with voice.speaking(), data_to_stdout():
             try:
                 code = super().main(*args, **extra) or DONE
@@ -182,6 +181,7 @@ def geckosched(
 
 @app.command()
 def run(
+    ctx: typer.Context,
     only: Annotated[list[str] | None, typer.Option("--only", metavar="JOB", help="Only this job; repeatable.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Run every enabled job once, then end.")] = False,
     for_: Annotated[str | None, typer.Option("--for", metavar="30s", help="End by itself after this long.")] = None,
@@ -198,7 +198,7 @@ def run(
     """Run the jobs in the foreground.
 
     While another process runs them this one stands by, and takes over when that one ends. A first Ctrl-C or SIGTERM
-    waits for the runs, a second one does not.
+    waits for the runs, a second one does not. SIGHUP reads the configuration again, as `geckosched reload` does.
     """
     if once and for_:
         raise _UsageError("--once ends by itself, so it doesn't go with --for")
@@ -206,7 +206,12 @@ def run(
     log.setLevel(log_level.upper())
     is_service = "NOTIFY_SOCKET" in os.environ
     manager = ServiceManager.take(os.environ)  # before a plugin can start a program that would inherit it
-    scheduler = _load(_configure(config, database))
+    reloader = Reloader()
+    if not once:
+        ctx.with_resource(reloader.hearing())
+    configuration = _configure(config, database)
+    scheduler = _load(configuration)
+    logs.hide(scheduler.secrets)  # those of a reload, too
     found = scheduler.get_status()
     chosen = {job.job_id for job in found.jobs}.intersection(only or ())
     jobs = f"{len(chosen)} of {count(len(found.jobs), 'job')} (--only)" if only else count(len(found.jobs), "job")
@@ -218,7 +223,8 @@ def run(
     with nullcontext() if plain or is_service else _live_view(scheduler):
         if once:
             raise typer.Exit(_run_once(scheduler, only or ()))
-        with manager.watching(scheduler):
+        read = functools.partial(_read_again, configuration, database)
+        with manager.watching(scheduler), reloader.serving(scheduler, read, manager.reloading):
             scheduler.run_forever(seconds, only=only or None)
 
 
@@ -510,6 +516,40 @@ def reset(job: JobId, config: Config = None, database: Database = None) -> None:
     put(f"{job} needed no reset: {said}" if needless else f"reset {job}: {said}")
 
 
+@app.command()
+def reload(config: Config = None, database: Database = None) -> None:
+    """Have the process that runs the jobs read its configuration again.
+
+    All of it is checked first: with an error nothing changes. Only what differs is touched, and what needs a restart is
+    said. With nobody leading there is nothing to reload, and the configuration is judged as `check` does.
+    """
+    place = database or find_database(config) or SchedulerConfig().database  # whatever else is wrong: the leader judges
+    scheduler = CollectionScheduler(SchedulerConfig(database=place))
+    _say_what_delays(scheduler.get_status())
+    if (answer := scheduler.request_reload()) is None:
+        raise typer.Exit(_nothing_to_reload(scheduler, config, database))
+    kind, _, lines = answer.partition(": ")
+    if kind not in ("refused", "expired"):
+        put(answer)
+        return
+    for line in lines.splitlines() or ["the leader did not answer within a minute, it hangs or is stopped"]:
+        complain(f"not reloaded: {line}")
+    raise typer.Exit(FAILED)
+
+
+def _nothing_to_reload(scheduler: CollectionScheduler, config: Path | None, database: Path | None) -> int:
+    """Judge the configuration as `check` does; return the exit code."""
+    place = scheduler.get_status().scheduler.database
+    complain(f"nobody leads {place}, so there is nothing to reload (another database needs a restart)")
+    _divert_stdout()
+    found, code = _forecast(config, database)
+    for line in (*found.errors, *(f"warning: {each}" for each in found.warnings)):
+        complain(line)
+    if not code:
+        say("the configuration is fine; geckosched check shows what a start would do")
+    return code or FAILED
+
+
 # -- What the commands share -------------------------------------------------------------------------------------------
 
 _NOT_YET = "asked for, but the store does not say so yet; see geckosched status"
@@ -517,7 +557,16 @@ _NOT_YET = "asked for, but the store does not say so yet; see geckosched status"
 
 def _configure(config: Path | None, database: Path | None) -> Configuration:
     configuration = load_configuration(config)
-    secrets.get().add(configuration.scheduler.secrets)
+    logs.hide(Secrets(configuration.scheduler.secrets))
+    return _on_database(configuration, database)
+
+
+def _read_again(configuration: Configuration, database: Path | None) -> Configuration:
+    return _on_database(configuration.read_again(), database)
+
+
+def _on_database(configuration: Configuration, database: Path | None) -> Configuration:
+    """Return a configuration with the store that was named instead of its own, if one was."""
     if database is None:
         return configuration
     return dataclasses.replace(configuration, scheduler=dataclasses.replace(configuration.scheduler, database=database))
@@ -534,7 +583,7 @@ def _forecast(config: Path | None, database: Path | None) -> tuple[Forecast, int
         name = str(path) if path else None
         return Forecast(name, str(place), place.exists(), None, tuple(wrong), plugins=_unloaded_plugins()), USAGE
     settings = configuration.scheduler
-    secrets.get().add(settings.secrets)
+    logs.hide(Secrets(settings.secrets))
     scheduler = CollectionScheduler(dataclasses.replace(settings, database=place) if place else settings)
     with _kept_warnings() as warnings:
         try:

@@ -30,7 +30,7 @@ from itertools import pairwise
 from typing import Any, TextIO
 
 from geckosched.core import SECOND, Secrets, to_text
-from geckosched.rendering import clean, talk
+from geckosched.rendering import clean, secrets, talk
 
 __all__ = ["JsonLines", "LineStream", "LogFormat", "LogLevel", "TextLines", "Voice", "complain", "say", "wants_json"]
 
@@ -85,9 +85,9 @@ def message_of(record: logging.LogRecord) -> str:
 class TextLines(logging.Formatter):
     """One line for a record: time, level if it is more than news, who speaks, what happened; a traceback below it."""
 
-    def __init__(self, secrets: Secrets) -> None:
+    def __init__(self, hidden: Secrets) -> None:
         super().__init__()
-        self._secrets = secrets
+        self._secrets = hidden
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC)
@@ -106,9 +106,9 @@ class JsonLines(logging.Formatter):
     there is one. What a plugin gives a record as `extra` is there, too, where its name is none of these.
     """
 
-    def __init__(self, secrets: Secrets) -> None:
+    def __init__(self, hidden: Secrets) -> None:
         super().__init__()
-        self._secrets = secrets
+        self._secrets = hidden
 
     def format(self, record: logging.LogRecord) -> str:
         said = {
@@ -154,13 +154,16 @@ def _text(value: object) -> str:
 
 class Voice(logging.StreamHandler[TextIO]):
     """Writes what a command has to say, from whatever thread, line by line to the stderr that it began with. It is the
-    last that hides secrets; who reads a configuration adds them to `secrets`."""
+    last that hides secrets."""
 
-    def __init__(self, stream: TextIO, secrets: Secrets, *, as_json: bool = False) -> None:
+    def __init__(self, stream: TextIO, *, as_json: bool = False) -> None:
         super().__init__(stream)
-        self.secrets = secrets
         self.as_json = as_json
-        self.setFormatter(JsonLines(secrets) if as_json else TextLines(secrets))
+        self.hide(Secrets())
+
+    def hide(self, found: Secrets) -> None:
+        self.secrets = found
+        self.setFormatter(JsonLines(found) if self.as_json else TextLines(found))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Let it pass: stderr is full or gone, and there is nowhere else to say so."""
@@ -265,18 +268,25 @@ def _log_end_of_thread(ended: threading.ExceptHookArgs) -> None:
 _voice: ContextVar[Voice] = ContextVar("voice")
 
 
-def begin(words: Sequence[str], secrets: Secrets) -> Voice:
+def begin(words: Sequence[str]) -> Voice:
     """Return the voice of a command line, which `say` and `complain` use from now on; not undone, so that also what is
-    said at the very end is said in it."""
-    voice = Voice(sys.stderr, secrets, as_json=wants_json(words))
+    said at the very end, a traceback of ours maybe, is said in it and without secrets."""
+    voice = Voice(sys.stderr, as_json=wants_json(words))
     _voice.set(voice)
+    hide(voice.secrets)
     return voice
+
+
+def hide(found: Secrets) -> None:
+    """Let the command print and say none of these secrets from now on, on any thread."""
+    secrets.set(found)
+    voice().hide(found)
 
 
 def voice() -> Voice:
     """Return the voice of this command."""
     found = _voice.get(None)
-    return Voice(sys.stderr, Secrets()) if found is None else found
+    return Voice(sys.stderr) if found is None else found
 
 
 def say(text: str, level: int = logging.INFO) -> None:

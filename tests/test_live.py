@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 from rich.text import Text
 
 from geckosched import Batch, CollectionScheduler, RunContext, SchedulerConfig, collector
-from geckosched.core import Secrets
 from geckosched.live import BACKLOG, Footer, Line, LiveView, Page
 from geckosched.logs import Voice
 from tests.shell import invoke, wait_until
@@ -377,7 +376,7 @@ def test_job_control_works_as_without_a_table() -> None:
 def voice_on(terminal: Terminal) -> Iterator[tuple[Voice, TextIO]]:
     """The voice of a command, which speaks on a terminal, as the handler of all loggers."""
     with os.fdopen(os.dup(terminal.number), "w", encoding="utf-8") as stream:
-        voice = Voice(stream, Secrets())
+        voice = Voice(stream)
         with voice.speaking():
             yield voice, stream
 

@@ -45,6 +45,7 @@ def noisy(run):
     key = run.options.key
     run.log.info("two\\nlines of w\\u00f6rds \\ud800", extra={"city": "Oslo", "share": float("nan"), "level": "mine"})
     run.log.warning("%d", "no number")
+    other.warning("%d by the other", "no number")
     other.warning("the other says %s", key, extra={"keys": [key, {"of": object()}]})
     print("printed", key, file=sys.stderr)
     print("to stdout")
@@ -119,6 +120,7 @@ def test_nothing_but_json_lines_gets_to_stderr(noisy: Noisy) -> None:
         ("geckosched", "stopped"),
     }
     assert any(text.startswith("%d (which its arguments don't fit: TypeError") for _, text in said)
+    assert ("other", "%d by the other (which its arguments don't fit: TypeError)") in said
     assert any(logger == "py.warnings" and "UserWarning: odd" in text for logger, text in said)
     for each in found:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", each["time"])
