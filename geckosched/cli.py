@@ -270,6 +270,7 @@ def status(
     if job is not None and not found.jobs:
         found = dataclasses.replace(found, jobs=(scheduler.get_collector_status(job),))  # or UnknownJob, in words
     now = datetime.now(UTC)
+    obstacle = _obstacle(found, now) if screens.is_led(found) and not (as_json or watch) else ""
     if watch:
         _watch(scheduler, job)
     elif as_json:
@@ -279,10 +280,10 @@ def status(
         shown = found.jobs[0]
         if configuration is not None and _is_off_by_default(shown, configuration):
             shown = dataclasses.replace(shown, reason=f"off by default: {screens.how_to_turn_on(job)}")
-        screens.print_job(shown, found, now)
+        screens.print_job(shown, found, now, obstacle=obstacle)
         screens.print_statistics(scheduler.get_statistics(job), now)
     else:
-        screens.print_status(found, now)
+        screens.print_status(found, now, obstacle=obstacle)
     if check and (objections := _objections(found, now)):
         complain("; ".join(objections))
         code = code or FAILED
@@ -291,7 +292,7 @@ def status(
 
 def _watch(scheduler: CollectionScheduler, job: str | None) -> None:
     with suppress(_Terminated):  # there is nothing that is not done
-        live.watch(live.StatusView(scheduler, job).look, sys.stdout)
+        live.watch(live.StatusView(scheduler, job, _obstacle).look, sys.stdout)
 
 
 @app.command()
@@ -668,16 +669,23 @@ def _say_what_delays(found: Status) -> None:
 
 
 def _objections(found: Status, now: datetime) -> list[str]:
-    """Return what `status --check` objects to. Whether the store can be written is tried only where it may be why:
-    while all is well a check reads."""
+    """Return what `status --check` objects to."""
     said = _objections_to_leader(found, now)
-    if said and (screens.is_led(found) or Path(found.scheduler.database).exists()):
-        said.append(Store(Path(found.scheduler.database)).obstacle() or "")
+    if screens.is_led(found) or Path(found.scheduler.database).exists():
+        said.append(_obstacle(found, now))
     sick = [job for job in found.jobs if job.health is Health.UNHEALTHY]
     if sick:
         few = ", ".join(f"{job.job_id} ({job.reason})" for job in sick[:screens.FEW])
         said.append(f"unhealthy: {few}{f' and {len(sick) - screens.FEW} more' if len(sick) > screens.FEW else ''}")
     return [each for each in said if each]
+
+
+def _obstacle(found: Status, now: datetime) -> str:
+    """Return why the store can't be written. That is tried only where it may be why the leader is silent: while all is
+    well, who looks reads."""
+    if not _objections_to_leader(found, now):
+        return ""
+    return Store(Path(found.scheduler.database)).obstacle() or ""
 
 
 def _objections_to_leader(found: Status, now: datetime) -> list[str]:

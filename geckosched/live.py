@@ -484,11 +484,14 @@ def _stop_until_continued(handler: Callable[..., None]) -> None:
 
 class StatusView:
     """What `status --watch` shows of a store, or of one of its jobs. What can't be read any more is said, above what
-    was read last."""
+    was read last. `obstacle` tells why the store can't be written, of a status at a moment."""
 
-    def __init__(self, scheduler: CollectionScheduler, job: str | None = None) -> None:
+    def __init__(
+        self, scheduler: CollectionScheduler, job: str | None, obstacle: Callable[[Status, datetime], str]
+    ) -> None:
         self._scheduler = scheduler
         self._job = job
+        self._obstacle_of, self._obstacle = obstacle, ""
         self._found: Status | None = None
         self._runs: list[Run] = []
         self._read_at = datetime.now(UTC)
@@ -514,6 +517,7 @@ class StatusView:
             self._trouble = f"{place} is gone"
         else:
             self._found, self._read_at, self._trouble = found, now, ""
+            self._obstacle = self._obstacle_of(found, now) if screens.is_led(found) else ""
 
     def _lines(self, now: datetime, width: int, height: int) -> list[Text]:
         lines: list[Text] = []
@@ -524,10 +528,10 @@ class StatusView:
         if found is None:
             return lines
         if self._job is None:
-            return [*lines, *screens.status_lines(found, now, width, height - len(lines))]
+            return [*lines, *screens.status_lines(found, now, width, height - len(lines), obstacle=self._obstacle)]
         if not found.jobs:
             return [*lines, line(f"{self._job} is not in {found.scheduler.database} now")]
-        lines += screens.job_lines(found.jobs[0], found, now, width)
+        lines += screens.job_lines(found.jobs[0], found, now, width, obstacle=self._obstacle)
         return [*lines, Text(""), *screens.runs_lines(self._runs, now, width)]
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "labelled",
     "lasting",
     "line",
+    "path_line",
     "print_json",
     "print_lines",
     "print_table",
@@ -130,6 +131,11 @@ def line(text: str, style: str = "") -> Text:
     return Text(encodable(clean(hidden(text))), style)
 
 
+def path_line(path: str, more: str = "") -> Text:
+    """Return a line of a file's path, which is not wrapped: a terminal breaks it so that it can still be copied."""
+    return Text(encodable(printable(hidden(path))) + more, no_wrap=True)
+
+
 def verbatim(text: str, indent: int = 2) -> list[Text]:
     """Return the lines of a text as they are (a traceback): only what could write to the terminal is taken out, and
     nothing is wrapped."""
@@ -139,9 +145,9 @@ def verbatim(text: str, indent: int = 2) -> list[Text]:
 
 def wrapped(text: Text, width: int, indent: int = 0, most: int | None = None) -> list[Text]:
     """Break a line between words into such as fit, each indented; of more than `most` the rest is cut, which "..."
-    says."""
+    says. One that is `no_wrap` stays as it is."""
     room = max(_NARROWEST // 2, width - indent)
-    lines = [text] if text.cell_len <= room else list(text.wrap(_measure(), room, overflow="fold"))
+    lines = [text] if text.no_wrap or text.cell_len <= room else list(text.wrap(_measure(), room, overflow="fold"))
     for each in lines:
         each.rstrip()
     if most is not None and len(lines) > most:
@@ -314,6 +320,8 @@ def lasting(seconds: float | None) -> str:
     """Say how long something took, with three digits: 12 ms, 1.23 s, 45.6 s; from 100 s on as `span` does."""
     if seconds is None:
         return "-"
+    if seconds < 0.0005:
+        return "<1 ms"
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 9.995:

@@ -1,7 +1,11 @@
 """What the commands show: a store's status, runs, plugins and plans, as tables and sentences for people.
 
-Everything here prints what it is given; nothing here reads a store. Tables and sentences are readable in 80 columns,
-without colour, and in ASCII: `geckosched.rendering` sees to that.
+Everything here shows what it is given; nothing here reads a store. Of each screen there is a function `..._lines` that
+returns it as lines which fit a width (and a height, where it is watched), and one `print_...` that prints these.
+Nothing hangs on colour, and everything is readable in 80 columns and in ASCII: `geckosched.rendering` sees to that.
+
+In this order: sentences that several commands say · signs · status · status JOB · enable, disable, reset · plugins ·
+check · dry runs · runs · how a run ended.
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ from geckosched.rendering import (
     labelled,
     lasting,
     line,
+    path_line,
     print_json,
     print_lines,
     print_table,
@@ -79,6 +84,10 @@ def silence(info: SchedulerInfo, now: datetime) -> str:
     return f"heartbeat is {(now - info.heartbeat_at).total_seconds():.0f} s old: {_HANGS}"
 
 
+def breaker_in_words(state: BreakerState) -> str:
+    return state.replace("_", " ")
+
+
 def with_place(collector: str, reason: str) -> str:
     return f"{reason} (set {'them' if ', ' in reason else 'it'} in [collectors.{collector}])"
 
@@ -111,7 +120,7 @@ def strip(outcomes: Iterable[Outcome]) -> Text:
 
 
 def _legend(outcomes: AbstractSet[Outcome]) -> str:
-    return "  ".join(f"{sign}={outcome}" for outcome, sign in _RUNS.items() if outcome in outcomes)
+    return " ".join(f"{sign}={outcome}" for outcome, sign in _RUNS.items() if outcome in outcomes)
 
 
 def summary(jobs: Iterable[JobStatus]) -> Text:
@@ -138,7 +147,11 @@ def status_lines(
     """
     lines = [*heading_lines(found, now, width, obstacle=obstacle), Text("")]
     left = None if height is None else max(0, height - len(lines))
-    return [*lines, *jobs_lines(found.jobs, now, width, left, led=is_led(found))][:height]
+    lines = [*lines, *jobs_lines(found.jobs, now, width, left, led=is_led(found))][:height]
+    if height is not None:
+        for each in lines:  # the path of the store may be wider
+            each.truncate(width)
+    return lines
 
 
 def heading_lines(found: Status, now: datetime, width: int = 80, *, obstacle: str = "") -> list[Text]:
@@ -146,13 +159,16 @@ def heading_lines(found: Status, now: datetime, width: int = 80, *, obstacle: st
     info = found.scheduler
     alarms = _alarms(info, now, obstacle)
     pairs: list[tuple[str, Text | str]] = [("scheduler", _leader(info, now))]
-    place = Path(info.database)
-    pairs.append(("database", f"{info.database}{'' if place.exists() else ' (not there yet)'}"))
+    pairs.append(("database", _place(info.database, Path(info.database).exists())))
     if found.jobs:
         pairs.append(("jobs", Text(f"{len(found.jobs):,}: ").append_text(summary(found.jobs))))
     alarms += [f"plugin {each.name} is broken: {each.error}" for each in found.plugins if not each.ok]
     alarms += [f"plugin {each.name}: a hook failed: {each.error}" for each in found.plugins if each.ok and each.error]
     return [*labelled(pairs, width, 11), *_warning(alarms, width)]
+
+
+def _place(database: str, exists: bool) -> Text:
+    return path_line(database, "" if exists else " (not there yet)")
 
 
 def _warning(texts: Iterable[str], width: int) -> list[Text]:
@@ -168,9 +184,13 @@ def _alarms(info: SchedulerInfo, now: datetime, obstacle: str) -> list[str]:
 def _leader(info: SchedulerInfo, now: datetime) -> str:
     """Say who leads and since when, or that nobody does."""
     if info.state is not SchedulerState.STOPPED:
-        since = "" if info.started_at is None else f" for {span((now - info.started_at).total_seconds())}"
-        beat = "" if info.heartbeat_at is None else f", heartbeat {in_words(info.heartbeat_at, now)}"
-        return f"{info.state}{since}: process {info.pid} on {info.host} leads{beat}"
+        if info.pid is None or info.started_at is None:
+            return f"{info.state}: the leader has written nothing into this store yet"
+        since = span((now - info.started_at).total_seconds())
+        beat = f"heartbeat {in_words(info.heartbeat_at, now)}" if info.heartbeat_at else "no heartbeat yet"
+        if info.state is SchedulerState.RUNNING:
+            return f"{info.state} for {since}: process {info.pid} on {info.host}, {beat}"
+        return f"{info.state}: process {info.pid} on {info.host}, started {since} ago, {beat}"
     if info.heartbeat_at is None:
         return f"{info.state}: nobody leads, and nobody has yet"
     return f"{info.state}: nobody leads; the last sign of life was {fully(info.heartbeat_at, now)}"
@@ -283,7 +303,7 @@ _AT_ONCE = 2  # seconds that pass until a run that is due has begun, and that ha
 
 def _out_of_turn(job: JobStatus) -> str:
     """Say what the next run is, if it is no slot."""
-    if job.retry_at is None or job.next_run_at is None or job.next_run_at > job.retry_at:
+    if job.retry_at is None or job.next_run_at != job.retry_at:
         return ""
     if job.breaker is not BreakerState.CLOSED:
         return "probe "
@@ -355,7 +375,7 @@ def _how_it_is(job: JobStatus, found: Status, now: datetime) -> Pairs:
 
 def _next_in_full(job: JobStatus, now: datetime, led: bool) -> str:
     if not led:
-        return next_in_words(job, now, led)
+        return f"{next_in_words(job, now, led)}: nobody leads"
     if job.next_run_at is None:
         return "none while it is disabled" if not is_active(job) else "-"
     moment = f"({job.next_run_at:%Y-%m-%d %H:%M:%S} UTC)"
@@ -372,9 +392,9 @@ def _what_it_did(job: JobStatus, now: datetime) -> Pairs:
     if job.last_started_at is not None:
         took = "" if job.last_seconds is None else f", took {lasting(job.last_seconds)}"
         pairs[1] = ("last run", f"{job.last_outcome or 'running'}, started {fully(job.last_started_at, now)}{took}")
-    if said := first_lines(job.last_detail):
-        pairs.append(("  it said", said))
     error = clean(job.last_error or "")
+    if (said := first_lines(job.last_detail)) and said not in error:
+        pairs.append(("  it said", said))
     last = error if "\n" not in (job.last_error or "") else _shortened(error)
     return [
         *pairs,
@@ -465,6 +485,9 @@ def will_run(job: JobStatus, found: Status) -> str:
     return f"{said}; {job.reason}" if job.health is Health.UNHEALTHY else said
 
 
+# -- plugins -----------------------------------------------------------------------------------------------------------
+
+
 def show_plugins(
     found: Sequence[PluginStatus], not_scheduled: Mapping[str, str], off: Collection[str], as_json: bool
 ) -> None:
@@ -500,6 +523,19 @@ def print_plugins(
     print_table(("NAME", "VERSION", "COLLECTORS"), rows, notes)
 
 
+def print_left_out(configuration: Configuration) -> None:
+    """Say which installed plugins were not loaded because somebody said so."""
+    installed, only = installed_plugins(), configuration.only_plugins
+    disabled = [name for name in installed if name in configuration.disable]
+    others = [name for name in installed if only is not None and name not in (*only, *disabled)]
+    for reason, names in (("disabled by [plugins] disable", disabled), ("not in GECKOSCHED_LOAD_PLUGINS", others)):
+        if names:
+            print_lines(wrapped(line(f"{reason}: {', '.join(names)}"), terminal_width()))
+
+
+# -- check -------------------------------------------------------------------------------------------------------------
+
+
 def print_forecast(found: Forecast, now: datetime) -> None:
     print_lines(forecast_lines(found, now, terminal_width()))
 
@@ -508,8 +544,8 @@ def forecast_lines(found: Forecast, now: datetime, width: int = 80) -> list[Text
     """Return what a start would do: the jobs, those that can't be scheduled, and what is asked of each budget."""
     names = [f"{each.name} {each.version or ''}".strip() + ("" if each.ok else " (broken)") for each in found.plugins]
     pairs: Pairs = [
-        ("configuration", found.configuration or "none"),
-        ("database", f"{found.database}{'' if found.database_exists else ' (not there yet)'}"),
+        ("configuration", path_line(found.configuration or "none")),
+        ("database", _place(found.database, found.database_exists)),
         ("plugins", ", ".join(names) or "none"),
     ]
     if found.leader_pid is not None:
@@ -582,14 +618,7 @@ def _figure(number: float | None) -> str:
     return f"{number:.0f}" if number >= 100 or number == round(number) else f"{number:.2g}"
 
 
-def print_left_out(configuration: Configuration) -> None:
-    """Say which installed plugins were not loaded because somebody said so."""
-    installed, only = installed_plugins(), configuration.only_plugins
-    disabled = [name for name in installed if name in configuration.disable]
-    others = [name for name in installed if only is not None and name not in (*only, *disabled)]
-    for reason, names in (("disabled by [plugins] disable", disabled), ("not in GECKOSCHED_LOAD_PLUGINS", others)):
-        if names:
-            put(f"{reason}: {', '.join(names)}")
+# -- trigger --dry-run -------------------------------------------------------------------------------------------------
 
 
 def print_dry_run(job: str, result: DryRun) -> None:
@@ -649,12 +678,15 @@ def _ending(run: Run, is_orphan: bool) -> Text:
     return Text(f"{_RUNS[outcome]} {outcome}", _COLOURS.get(outcome, ""))
 
 
+_PROCESS_GONE = "its process is gone; the next leader closes it"
+
+
 def _below_sign(ending: Text) -> Text:
     return ending if ending.plain[1] == " " else Text("  ").append_text(ending)
 
 
 def _note_of_run(run: Run, is_orphan: bool) -> str:
-    said = [GONE if is_orphan else why_it_ended(run)]
+    said = [_PROCESS_GONE if is_orphan else why_it_ended(run)]
     said.append(f"{run.lost:,} lost" if run.lost else "")
     said.append(f"{count(run.missed, 'slot')} missed before it" if run.missed else "")
     return "; ".join(filter(None, said))
@@ -669,7 +701,7 @@ def run_lines(
 ) -> list[Text]:
     """Return all there is of a run: how it ended and why, when it ran, what it did; then what it said of itself, what
     was lost, and the traceback, whose lines are as they are, however wide."""
-    ending, why = _ending(run, is_orphan), GONE if is_orphan else why_it_ended(run)
+    ending, why = _ending(run, is_orphan), _PROCESS_GONE if is_orphan else why_it_ended(run)
     if why:
         ending.append(": ").append_text(line(_shortened(why)))
     took = "" if run.seconds is None else f", took {lasting(run.seconds)}"
@@ -732,8 +764,7 @@ def _loss(loss: RunLoss) -> str:
     return f"{loss.count:,} of {loss.target}, between {since} and {until} UTC"
 
 
-def breaker_in_words(state: BreakerState) -> str:
-    return state.replace("_", " ")
+# -- How a run ended ---------------------------------------------------------------------------------------------------
 
 
 def result_in_words(run: Run) -> str:
