@@ -910,7 +910,7 @@ def main() -> NoReturn:
         with suppress(OSError):
             complain(str(error))
     except BaseException:
-        say(traceback.format_exc().rstrip())
+        say(traceback.format_exc().rstrip(), logging.ERROR)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads any more

@@ -22,7 +22,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -32,7 +32,20 @@ from typing import Any, TextIO
 from geckosched.core import SECOND, Secrets, to_text
 from geckosched.rendering import clean, secrets, talk
 
-__all__ = ["JsonLines", "LineStream", "LogFormat", "LogLevel", "TextLines", "Voice", "complain", "say", "wants_json"]
+__all__ = [
+    "JsonLines",
+    "LineStream",
+    "LogFormat",
+    "LogLevel",
+    "TextLines",
+    "Voice",
+    "begin",
+    "complain",
+    "hide",
+    "say",
+    "voice",
+    "wants_json",
+]
 
 log = logging.getLogger("geckosched")
 
@@ -68,13 +81,13 @@ def wants_json(words: Sequence[str]) -> bool:
 # -- Records as lines --------------------------------------------------------------------------------------------------
 
 
-def job_of(record: logging.LogRecord) -> str | None:
+def _job_of(record: logging.LogRecord) -> str | None:
     """Return the job that a record is about: it says so itself, or its logger is the job's."""
     by_name = record.name.removeprefix(_JOB) if record.name.startswith(_JOB) else None
     return getattr(record, "job_id", None) or by_name
 
 
-def message_of(record: logging.LogRecord) -> str:
+def _message_of(record: logging.LogRecord) -> str:
     """Return a record's text. A plugin may have given arguments that don't fit, or whose `__str__` raises."""
     try:
         return record.getMessage()
@@ -93,7 +106,8 @@ class TextLines(logging.Formatter):
         moment = datetime.fromtimestamp(record.created, UTC)
         level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         who = "" if record.name == log.name else f"{record.name.removeprefix(_JOB)}: "
-        text = f"{moment:%Y-%m-%d %H:%M:%S} {level}{who}{clean(message_of(record))}"
+        said = clean(self._secrets.hide(_message_of(record)))  # hidden first: a secret may have blanks
+        text = f"{moment:%Y-%m-%d %H:%M:%S} {level}{who}{said}"
         trace = _exception_of(self, record)
         return self._secrets.hide(f"{text}\n{trace}" if trace else text)
 
@@ -115,8 +129,8 @@ class JsonLines(logging.Formatter):
             "time": to_text(round(record.created * SECOND)),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": message_of(record),
-            "job_id": job_of(record),
+            "message": _message_of(record),
+            "job_id": _job_of(record),
         }
         ours = {"exception": _exception_of(self, record) or None, "stack": record.stack_info}
         more = {name: value for name, value in vars(record).items() if name not in _USUAL | said.keys() | ours.keys()}
@@ -134,10 +148,11 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    if depth < _DEPTH and isinstance(value, Mapping):
-        return {_text(key): _plain(each, depth + 1) for key, each in value.items()}
-    if depth < _DEPTH and isinstance(value, list | tuple | set | frozenset):
-        return [_plain(each, depth + 1) for each in value]
+    with suppress(Exception):  # a plugin's own kind of mapping may raise
+        if depth < _DEPTH and isinstance(value, Mapping):
+            return {_text(key): _plain(each, depth + 1) for key, each in value.items()}
+        if depth < _DEPTH and isinstance(value, list | tuple | set | frozenset):
+            return [_plain(each, depth + 1) for each in value]
     return _text(value)
 
 

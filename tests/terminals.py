@@ -113,9 +113,10 @@ def started(
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[Any]]:  # fmt: skip
     """`geckosched` (or another program) on a terminal that is its own, as if typed there."""
+    # The first terminal that the first process of a session opens is the session's own.
+    opening = ["sh", "-c", 'exec "$@" <>"$0" >&0 2>&0', os.ttyname(terminal.number)]
     process = subprocess.Popen(
-        [*program, *arguments], stdin=terminal.number, stdout=terminal.number, stderr=terminal.number,
-        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        [*opening, *program, *arguments], stdin=subprocess.DEVNULL, start_new_session=True,
         env={**os.environ, "TERM": "xterm-256color", **(environment or {})},
     )  # fmt: skip
     try:

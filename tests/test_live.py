@@ -442,6 +442,7 @@ def test_a_slow_look_delays_no_line() -> None:
             terminal.wait_for("the table")
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12 on
 def test_a_forked_child_speaks_for_itself() -> None:
     """It has no thread that writes, so it writes at once."""
     with opened() as terminal, voice_on(terminal) as (voice, stream), table_on(voice, stream):
