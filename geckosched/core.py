@@ -2064,6 +2064,12 @@ def check_collector(made: Any) -> str:
 
 # busy, locked, nomem, readonly, ioerr, corrupt, full, cantopen, protocol, notadb
 _FILE_ERRORS = frozenset((5, 6, 7, 8, 10, 11, 13, 14, 15, 26))
+_LOCK_ERRORS = frozenset((5, 6, 15))
+_LONGEST_PAUSE = {5: 0.05, 6: 0.05, 11: 5.0, 26: 5.0}  # seconds between two tries, by the error; 1 s for any other
+_DAMAGED = {
+    sqlite3.SQLITE_CORRUPT: "it is damaged: stop geckosched and put a backup in its place, or try sqlite3's .recover",
+    sqlite3.SQLITE_NOTADB: "another program's file, or a damaged store: name another, or put a backup in its place",
+}
 _JOB_COLUMNS: dict[str, Any] = {  # of the first schema; what came later stands in its migration
     "job_id": str, "collector": str, "plugin": str, "every": str, "at": str, "quiet": str, "enabled": int,
     "disabled_at": str, "state": str, "breaker": str, "consecutive_errors": int, "consecutive_rate_limits": int,
@@ -2139,9 +2145,14 @@ def _migrations() -> Any:
     return migrations
 
 
+def _code_of(error: BaseException) -> int:
+    """Return SQLite's primary code of an error, 0 for any other."""
+    return ((getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF) if isinstance(error, sqlite3.Error) else 0
+
+
 def _is_of_the_file(error: BaseException) -> bool:
     """Whether an error is of the file (locked, full, read-only, corrupt), not of what was to be written."""
-    return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in _FILE_ERRORS
+    return _code_of(error) in _FILE_ERRORS
 
 
 def is_writable(path: os.PathLike[str]) -> bool:
@@ -2190,16 +2201,54 @@ class ForkGate:
 class Store:
     """The SQLite file: opened for the one writer, or for reading. Holds the collected tables and ours."""
 
+    PATIENCE = 10.0  # seconds that a start waits for a lock of another program
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.gate = ForkGate()
         self.hurry = threading.Event()  # set: don't wait for locks
         self.path = Path(os.path.realpath(Path(path).expanduser()))  # one file, one lock beside it
+        self._opened: tuple[int, int] | None = None  # device and inode of what open_writer opened
 
     def open_writer(self) -> sqlite3.Connection:
-        """Open for the leader: WAL, migrations applied in one transaction. Raises StoreError in words."""
+        """Open for the leader: WAL, migrations applied in one transaction. Raises StoreError in words, also when a lock
+        of another program doesn't end within `PATIENCE`."""
         with self._connect(str(self.path), timeout=0.25) as connection:
             self._migrate(connection)
+            found = self.path.stat()
+            self._opened = found.st_dev, found.st_ino
         return connection
+
+    def expect_in_place(self) -> None:
+        """Raise StoreError if the file that the writer has open is no longer the one of that name: what is written into
+        a deleted file is lost when the process ends."""
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            raise StoreError(f"{self.path}: {error.strerror} (the file was deleted or moved: put it back, or restart "
+                             "geckosched to begin a new one)") from error
+        if self._opened not in (None, (found.st_dev, found.st_ino)):
+            raise StoreError(f"{self.path}: another file lies there than was opened (put that one back, or restart "
+                             "geckosched to go on with this one)")
+        if not found.st_size:
+            raise StoreError(f"{self.path}: the file was emptied (stop geckosched and put a backup in its place)")
+
+    def obstacle(self) -> str | None:
+        """Return in one line why the file can't be written now: locked, full, read-only, gone, damaged, of a newer
+        version; None if it can. It tries with a commit that changes nothing, which any process may do at any time."""
+        try:
+            with (
+                self.gate,
+                self._connect(f"{self.path.as_uri()}?mode=rw", timeout=1.0) as connection,
+                contextlib.closing(connection),
+            ):
+                connection.execute("BEGIN IMMEDIATE")
+                self._refuse_newer(connection)
+                same = connection.execute("PRAGMA user_version").fetchone()[0]
+                connection.execute(f"PRAGMA user_version={same}")  # one page is written, with what it holds
+                connection.execute("COMMIT")
+        except StoreError as error:
+            return str(error)
+        return None
 
     @contextlib.contextmanager
     def _connect(self, target: str, timeout: float) -> Iterator[sqlite3.Connection]:
@@ -2214,33 +2263,77 @@ class Store:
                 yield connection
                 undo.pop_all()
             except sqlite3.Error as error:
-                raise self._in_words(error) from error
+                raise self.explain(error) from error
 
-    def _in_words(self, error: sqlite3.Error) -> StoreError:
-        """Return an error of SQLite with the file and, where SQLite doesn't say it, what is wrong with that."""
-        hint = "" if self.path.exists() else " (there is no such file)"
-        if not hint and _is_of_the_file(error) and not is_writable(self.path.parent):
-            hint = " (its folder is read-only, and SQLite needs files beside it)"
-        return StoreError(f"{self.path}: {error}{hint}")
+    def explain(self, error: sqlite3.Error | StoreError) -> StoreError:
+        """Return an error of SQLite with the file and, where SQLite doesn't say it, what is wrong and what to do."""
+        if isinstance(error, StoreError):
+            return error
+        hint = self._meaning(error)
+        return StoreError(f"{self.path}: {error}{f' ({hint})' if hint else ''}")
+
+    def _meaning(self, error: sqlite3.Error) -> str:
+        code = _code_of(error)
+        if not self.path.exists():
+            return "there is no such file"
+        if code not in _FILE_ERRORS:
+            return ""
+        if self.path.is_dir():
+            return "it is a folder"
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return f"{self._lock_holder()} holds it"
+        if code == sqlite3.SQLITE_FULL:
+            return "make room for it"
+        if not is_writable(self.path.parent):
+            return "its folder is read-only, and SQLite needs files beside it"
+        if code == sqlite3.SQLITE_READONLY:
+            return "the file is read-only for this user" if not is_writable(self.path) else "its disk is read-only"
+        return _DAMAGED.get(code, "")
+
+    def _lock_holder(self) -> str:
+        try:
+            from geckosched.filesystem import lock_holder
+        except ImportError:  # core.py alone
+            return "another program"
+        return lock_holder(self.path) or "another program"
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         import sqlite_utils
 
         # trap 19: this one ignores the timeout
-        _retry_locked(lambda: connection.execute("PRAGMA journal_mode=WAL"), self.hurry)
+        self.patiently(lambda: connection.execute("PRAGMA journal_mode=WAL"))
         connection.execute("PRAGMA synchronous=NORMAL")
         db = sqlite_utils.Database(connection, execute_plugins=False)
-        _retry_locked(lambda: connection.execute("BEGIN IMMEDIATE"), self.hurry)
+        self.patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
+        self._refuse_newer(connection)
         migrations = _migrations()
-        newer = [migration.name for migration in migrations.applied(db) if migration.name not in _MIGRATIONS]
-        if newer:
-            connection.execute("ROLLBACK")
-            raise StoreError(f"{self.path}: written by a newer geckosched ({newer[-1]}), upgrade this one")
         if migrations.applied(db) and migrations.pending(db):
             _note(logging.INFO, "bringing %s to this version's tables: of ten million runs that takes half a minute",
                   self.path)
         migrations.apply(db)
         connection.execute("COMMIT")
+
+    def _refuse_newer(self, connection: sqlite3.Connection) -> None:
+        """Raise StoreError if a newer geckosched has migrated the file."""
+        if newer := _newer_migration(lambda sql: connection.execute(sql).fetchall()):
+            raise StoreError(f"{self.path}: written by a newer geckosched ({newer}), upgrade this one")
+
+    def patiently(self, call: Callable[[], object]) -> None:
+        """Do something on a fresh connection that may find the file locked, or other programs just at opening it."""
+        began, said = time.monotonic(), False
+        while True:
+            try:
+                call()
+            except sqlite3.OperationalError as error:
+                waited, code = time.monotonic() - began, _code_of(error)
+                patience = self.PATIENCE if code in _LOCK_ERRORS else 1.0 if code == sqlite3.SQLITE_CANTOPEN else 0.0
+                if waited >= patience or self.hurry.wait(0.05):
+                    raise
+                if waited > 1.0 and not said:
+                    said = True
+                    _note(logging.WARNING, "%s: waiting for it, at most %g s", self.explain(error), self.PATIENCE)
+            else:
+                return
 
     def open_reader(self) -> sqlite3.Connection:
         """Open read-only: sees all that is committed, writes nothing. Raises StoreError if there is no file."""
@@ -2258,9 +2351,9 @@ class Store:
             except sqlite3.OperationalError as error:
                 if "no such table: geckosched_" in str(error):
                     return []
-                raise self._in_words(error) from error
+                raise self.explain(error) from error
             except sqlite3.Error as error:
-                raise self._in_words(error) from error
+                raise self.explain(error) from error
 
     def runs(self, where: str = "1", params: Sequence[Any] = (), limit: int = 50) -> list[Run]:
         """Return runs, newest first."""
@@ -2284,22 +2377,14 @@ class Store:
 
     def newer(self) -> str | None:
         """Return the last migration that the store has seen and this version doesn't know, if there is one."""
-        if not self.read("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'"):
-            return None
-        applied = self.read("SELECT name FROM _sqlite_migrations WHERE migration_set = 'geckosched' ORDER BY id")
-        return next((row["name"] for row in reversed(applied) if row["name"] not in _MIGRATIONS), None)
+        return _newer_migration(self.read)
 
 
-def _retry_locked(call: Callable[[], object], hurry: threading.Event, tries: int = 40) -> None:
-    """Do something on a fresh connection that may find the file locked for a moment."""
-    for left in reversed(range(tries)):
-        try:
-            call()
-        except sqlite3.OperationalError:
-            if not left or hurry.wait(0.05):
-                raise
-        else:
-            return
+def _newer_migration(read: Callable[[str], list[sqlite3.Row]]) -> str | None:
+    if not read("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'"):
+        return None
+    applied = read("SELECT name FROM _sqlite_migrations WHERE migration_set = 'geckosched' ORDER BY id DESC")
+    return next((row["name"] for row in applied if row["name"] not in _MIGRATIONS), None)
 
 
 def _run_of(row: sqlite3.Row) -> Run:
@@ -2316,6 +2401,11 @@ class Message:
     called when the group is committed."""
 
     __slots__ = ()
+
+    @property
+    def run_id(self) -> int | None:
+        """The run that it is of, if it is of one."""
+        return None
 
     def write(self, writer: Writer) -> None:
         """Write it, on the writer's connection."""
@@ -2356,30 +2446,78 @@ class Statements(Message):
             self._reply.put(StoreError(_one_line(error)))
 
 
+class Trouble:
+    """What keeps the store from being written, and when to say so in the log: once it has lasted a second (most locks
+    don't), then each minute, and when it is over. Times are told, in seconds."""
+
+    SAY_AFTER = 1.0
+    REMIND_AFTER = 60.0
+
+    def __init__(self) -> None:
+        self.text: str | None = None  # None while the store can be written
+        self._tries = 0
+        self._since = 0.0
+        self._say_at = 0.0
+
+    def met(self, text: str, now: float, waiting: str) -> str | None:
+        """Hear that it can't be written, and what waits for it; returns what to say now, if anything."""
+        if self.text is None:
+            self._since, self._say_at, self._tries = now, now + self.SAY_AFTER, 0
+        self.text = text
+        self._tries += 1
+        if now < self._say_at:
+            return None
+        self._say_at = now + self.REMIND_AFTER
+        return f"the store can't be written, for {now - self._since:.0f} s now: {text}; {waiting}"
+
+    def pause(self, code: int) -> float:
+        """Return the seconds until the next try, after an error of SQLite's (0 for any other): each time twice as many,
+        up to what suits the error."""
+        return min(_LONGEST_PAUSE.get(code, 1.0), math.ldexp(0.05, min(self._tries, 10)))
+
+    def over(self, now: float) -> str | None:
+        """Hear that it can be written again; returns what to say now, if anything."""
+        said = self._say_at > self._since + self.SAY_AFTER
+        self.text = None
+        return f"the store can be written again, after {now - self._since:.0f} s" if said else None
+
+
 class Writer:
     """The loop that owns the only writing connection. All that waits is committed in one transaction (group commit).
 
     Guarantees: messages are written in the order of the inbox, each whole or not at all; `done` is called after the
     commit; after a run's Close everything else of that run is refused (the fence). An error of the file (locked, full)
-    rolls the group back and tries it again until it can be written or `give_up` is set.
+    rolls the group back and tries it again until it can be written or `give_up` was called. `told` hears why nothing
+    can be written, as soon as that is so, and None when it is over.
     """
 
-    def __init__(self, connection: sqlite3.Connection, clock: Clock, gate: ForkGate | None = None) -> None:
+    def __init__(self, store: Store, clock: Clock, told: Callable[[str | None], object] = lambda _: None) -> None:
         import sqlite_utils
 
-        self.connection = connection
+        self.connection = store.open_writer()
         self.inbox = Inbox()
-        self.give_up = False
-        self.trouble: str | None = None  # why nothing can be written at present
+        self._store = store
         self._clock = clock
-        self._db = sqlite_utils.Database(connection, execute_plugins=False)
+        self._told = told
+        self._trouble = Trouble()
+        self._gave_up = threading.Event()
+        self._sealed = False
+        self._db = sqlite_utils.Database(self.connection, execute_plugins=False)
         self._group: list[Message] = []
         self._open: set[int] = set()  # runs that may store
         self._opened: set[int] = set()  # ... by this group
         self._closed: set[int] = set()
         self._statements: dict[tuple[Any, ...], str] = {}
         self._finishing = False
-        self._gate = gate or ForkGate()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be written at present, in one line; None if nothing is known against it."""
+        return self._trouble.text
+
+    def give_up(self) -> None:
+        """Refuse what can't be written at the next try, instead of waiting."""
+        self._gave_up.set()
 
     def finish(self) -> None:
         """Ask the loop to end when all that was put before is written or given up."""
@@ -2399,7 +2537,8 @@ class Writer:
     def _commit(self) -> None:
         refused: dict[int, BaseException] = {}
         try:
-            with self._gate:
+            with self._store.gate:
+                self._store.expect_in_place()
                 try:
                     if not self._transaction(refused, savepoints=False):
                         self._roll_back()
@@ -2408,12 +2547,11 @@ class Writer:
                 except sqlite3.Error:
                     self._roll_back()
                     raise
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StoreError) as error:
             self._wait_for_the_file(error)
             return
         if self.trouble is not None:
-            _note(logging.WARNING, "the store can be written again")
-            self.trouble = None
+            self._go_on()
         self._open |= self._opened
         self._open -= self._closed
         group, self._group = self._group, []
@@ -2455,17 +2593,38 @@ class Writer:
         self._opened, self._closed = set(), set()
         self._statements.clear()
 
-    def _wait_for_the_file(self, error: sqlite3.Error) -> None:
-        if self.give_up:
+    def _wait_for_the_file(self, error: sqlite3.Error | StoreError) -> None:
+        text, fresh = str(self._store.explain(error)), self.trouble is None
+        if self._gave_up.is_set():
             group, self._group = self._group, []
-            _note(logging.ERROR, "given up: %d messages that the store could not take (%s)", len(group), error)
+            _note(logging.ERROR, "given up: %d messages that the store could not take (%s)", len(group), text)
             for message in group:
-                message.refused(StoreError(f"given up: {error}"))
+                message.refused(StoreError(f"given up: {text}"))
             return
-        if self.trouble is None:
-            _note(logging.ERROR, "the store can't be written, waiting: %s", error)
-        self.trouble = str(error)
-        Inbox().wait(0.05)
+        if isinstance(error, StoreError):
+            self._seal()
+        if said := self._trouble.met(text, time.monotonic(), self._what_waits()):
+            _note(logging.ERROR, "%s", said)
+        if fresh:
+            self._told(text)
+        self._gave_up.wait(self._trouble.pause(_code_of(error)))
+
+    def _what_waits(self) -> str:
+        runs = len({message.run_id for message in self._group} - {None})
+        return f"{runs} run{'' if runs == 1 else 's'} wait{'s' if runs == 1 else ''} for it, and no other starts"
+
+    def _go_on(self) -> None:
+        if said := self._trouble.over(time.monotonic()):
+            _note(logging.WARNING, "%s", said)
+        self._sealed = False
+        self._told(None)
+
+    def _seal(self) -> None:
+        """Move what the WAL holds into the file that it belongs to, wherever that is now, once: SQLite finds a WAL by
+        its name, and would take it for the other file's."""
+        with contextlib.suppress(sqlite3.Error), self._store.gate:
+            if not self._sealed:
+                self._sealed = not self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
 
     # What messages call, within their savepoint.
 
@@ -2557,13 +2716,23 @@ class Waiter:
             self.inbox.put(("closed", None))
 
 
-class StartRun(Message):
-    """Commits a run's row, then hands the run to a worker."""
+class RunMessage(Message):
+    """A message of one run."""
 
     __slots__ = ("_execution",)
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
+
+    @property
+    def run_id(self) -> int | None:
+        return self._execution.id
+
+
+class StartRun(RunMessage):
+    """Commits a run's row, then hands the run to a worker."""
+
+    __slots__ = ()
 
     def write(self, writer: Writer) -> None:
         e = self._execution
@@ -2597,14 +2766,14 @@ class StartRun(Message):
         ticker.inbox.put((ticker.ended, self._execution, ending, self._execution.started_at))
 
 
-class CommitRows(Message):
+class CommitRows(RunMessage):
     """One yield: rows, state and losses in one transaction, if the run may still store."""
 
-    __slots__ = ("_calls", "_execution", "_groups", "_losses", "_reply", "_rows", "_state")
+    __slots__ = ("_calls", "_groups", "_losses", "_reply", "_rows", "_state")
 
     def __init__(self, execution: Execution, groups: list[RowGroup], state: str | None, losses: list[Loss], calls: int,
                  reply: Inbox) -> None:
-        self._execution = execution
+        super().__init__(execution)
         self._groups = groups
         self._state = state
         self._losses = losses
@@ -2643,13 +2812,13 @@ class CommitRows(Message):
         self._reply.put(error if isinstance(error, Signal) else kind(_one_line(error)))
 
 
-class CloseRun(Message):
+class CloseRun(RunMessage):
     """Closes a run and moves its job's row in one transaction; then whoever waits is told."""
 
-    __slots__ = ("_ending", "_execution", "_finished_at", "_job_row")
+    __slots__ = ("_ending", "_finished_at", "_job_row")
 
     def __init__(self, execution: Execution, ending: Ending, finished_at: int, job_row: tuple[Any, ...]) -> None:
-        self._execution = execution
+        super().__init__(execution)
         self._ending = ending.without(execution.lead.secrets)
         self._finished_at = finished_at
         self._job_row = job_row
@@ -3364,8 +3533,7 @@ class Requests:
                 connection.execute("COMMIT")
                 return cursor
         except sqlite3.Error as error:
-            held = " (another program holds it)" if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_BUSY else ""
-            raise StoreError(f"{path}: {error}{held}") from error
+            raise self._store.explain(error) from error
 
 
 class SharedObject:
@@ -3394,7 +3562,7 @@ class Lead:
         self.registry = registry
         self.secrets, self.log = registry.secrets, registry.log
         self.hooks = Hooks(registry)
-        self.writer = Writer(store.open_writer(), clock, store.gate)
+        self.writer = Writer(store, clock, lambda why: self.ticker.inbox.put((self.ticker.hear_of_store, why)))
         self.work: queue.SimpleQueue[Execution | None] = queue.SimpleQueue()
         self._readers = threading.local()
         self._opened: list[sqlite3.Connection] = []
@@ -3436,7 +3604,7 @@ class Lead:
         ]))
         self.writer.finish()
         self._writer_thread.join(left(0.1))
-        self.writer.give_up = True
+        self.writer.give_up()
         self._writer_thread.join(left(0.3, 0.3))
         for _ in self._threads:
             self.work.put(None)
@@ -3528,7 +3696,7 @@ class Lead:
         undo = contextlib.ExitStack()
         undo.callback(connection.close)
         with undo:  # closing rolls back
-            _retry_locked(lambda: connection.execute("BEGIN IMMEDIATE"), self.store.hurry)
+            self.store.patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
             orphans = _close_orphans(connection)
             connection.execute("UPDATE geckosched_requests SET answer='refused: the leader ended before the run could "
                                "start' WHERE action='trigger' AND run_id IS NULL AND (answer='accepted' OR "
@@ -3757,6 +3925,8 @@ class Watcher:
         self._next_heartbeat = 0.0
         self._plugins: str | None = None  # as stored last
         self._checkup = Checkup()
+        self._trouble = ""  # what kept the last turn from its end
+        self._say_again = 0.0
 
     def turn(self) -> bool:
         """Wait half a second, then look; False when the scheduler stops."""
@@ -3764,16 +3934,27 @@ class Watcher:
         if "stop" in self.inbox.drain():
             return False
         try:
-            if (lead := self._lead()) is None:
-                self._seek()
-            else:
-                self._beat(lead)
-                self._read_requests(lead)
-                self._checkup.turn(lead)
+            self._look()
+            self._trouble = ""
         except Exception as error:  # without this loop there is no heartbeat, no request, no take-over
-            SafeLogger(log, self._secrets).warning("watcher: %s", self._secrets.one_line(error))
+            self._say(str(error) if isinstance(error, StoreError) else f"watcher: {self._secrets.one_line(error)}")
         self.last_turn = time.monotonic()
         return True
+
+    def _look(self) -> None:
+        if (lead := self._lead()) is None:
+            self._seek()
+            return
+        self._beat(lead)
+        self._read_requests(lead)
+        self._checkup.turn(lead)
+
+    def _say(self, trouble: str) -> None:
+        """Say what went wrong in a turn: once, and each minute while it does not change."""
+        now = time.monotonic()
+        if trouble != self._trouble or now >= self._say_again:
+            self._trouble, self._say_again = trouble, now + Trouble.REMIND_AFTER
+            SafeLogger(log, self._secrets).warning("%s", trouble)
 
     def _beat(self, lead: Lead) -> None:
         now = time.monotonic()
@@ -3832,6 +4013,7 @@ class Ticker:
         self._running: set[Execution] = set()
         self._queues: dict[_QueueKey, list[tuple[int, int, int, int, Job]]] = {}
         self._waiting = 0
+        self._store_trouble: str | None = None  # while there is one no run starts
         self._calls = Switchboard(lead.config.budgets, self._save_ledger)
         self._deadlines: list[tuple[int, int, Execution]] = []
         self._numbers = itertools.count(1)
@@ -4043,6 +4225,8 @@ class Ticker:
         now, budget = self._steady(), job.registration.budget
         if job.running is not None:
             return "a run of it is going on"
+        if self._store_trouble is not None:
+            return f"the store can't be written: {self._store_trouble}"
         if self._is_parked(job):
             return "runs of it hang past their time limit"
         if budget is not None and (until := self._calls.use(budget).ledger.closed_until) > now:
@@ -4168,7 +4352,12 @@ class Ticker:
             job.queued.append(waiter)
             return "waits for the present run to end"
         self._offer(job, decision, Waiting(Reason.TRIGGERED, None, 0, [waiter], self._clock.monotonic()))
-        return "accepted" if job.waiting is None else "waits for a worker or its budget"
+        if job.waiting is None:
+            return "accepted"
+        if self._store_trouble is None:
+            return "waits for a worker or its budget"
+        _note(logging.WARNING, "%s: triggered, and waits for the store", job.registration.job_id)
+        return "waits for the store"
 
     def _offer(self, job: Job, decision: Admission, run: Waiting) -> None:
         """Start a run, or let it wait; a run that waits already takes up the new slot or the new waiter."""
@@ -4187,6 +4376,10 @@ class Ticker:
             self._enqueue(job, promoted=True)  # it has waited for a whole interval: it goes first
 
     # -- who goes first
+
+    def hear_of_store(self, trouble: str | None) -> None:
+        """Hear from the writer why nothing can be written, or that it can be again: what waited starts in this turn."""
+        self._store_trouble = trouble
 
     def _is_free(self, job: Job) -> bool:
         if self._waiting or self._is_parked(job):
@@ -4207,7 +4400,7 @@ class Ticker:
     def _has_room(self, key: _QueueKey) -> bool:
         """Whether a run may start: a worker is free, and its budget lets it."""
         workers, (name, urgent) = self._lead.config.max_workers, key
-        if self._stopping or len(self._running) >= workers:
+        if self._stopping or self._store_trouble or len(self._running) >= workers:
             return False
         return name is None or self._calls.has_room(name, urgent, workers, self._steady())
 
@@ -4940,7 +5133,9 @@ class CollectionScheduler:
                 with self._store.gate:
                     lead = Lead(self._store, self.config, self._clock, self._registrations.values(), self.registry,
                                 momentary=momentary, keep=self._keep, only=self._only)
-            except (sqlite3.Error, ValueError, TypeError, KeyError) as error:  # or a value that somebody damaged
+            except sqlite3.Error as error:
+                raise self._store.explain(error) from error
+            except (ValueError, TypeError, KeyError) as error:  # a value that somebody damaged
                 raise StoreError(f"{self._store.path}: {self.secrets.one_line(error)}") from error
             lead.start(self._loop_died)
             undo.pop_all()

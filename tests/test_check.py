@@ -734,7 +734,8 @@ def test_a_store_that_a_start_could_not_use_is_an_error(
     (tmp_path / "text.db").write_text("no database at all, but long enough to be looked at" * 9)
     for name, said in (
         (store_path, "written by a newer geckosched (m999_later), upgrade this one"),
-        (tmp_path / "text.db", "file is not a database"),
+        (tmp_path / "text.db", "file is not a database (another program's file, or a damaged store: name another, or "
+                               "put a backup in its place)"),
         (tmp_path / "nope" / "store.db", f"the folder {tmp_path / 'nope'} is not there"),
     ):
         found = check_in_process(database=name)

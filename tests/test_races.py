@@ -463,7 +463,7 @@ def test_stop_keeps_its_limit_while_a_start_waits_for_a_locked_file(
     new_scheduler: NewScheduler, store_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """X1: a start that waits for a locked file gives up when somebody stops the scheduler."""
-    monkeypatch.setattr(core._retry_locked, "__defaults__", (12_000,))  # an hour
+    monkeypatch.setattr(core.Store, "PATIENCE", 3600.0)
     scheduler = new_scheduler()
     with closing(sqlite3.connect(store_path, isolation_level=None)) as locker:
         locker.execute("BEGIN EXCLUSIVE")
@@ -549,7 +549,7 @@ def test_rows_whose_keys_vary_fill_no_memory_with_statements(new_scheduler: NewS
 
 def test_a_writer_that_is_busy_when_it_is_asked_to_finish_hears_it(store_path: Path) -> None:
     """X1: `finish()` between the writer's look at its orders and its look at its inbox is not slept over."""
-    writer = Writer(Store(store_path).open_writer(), FakeClock())
+    writer = Writer(Store(store_path), FakeClock())
 
     class Late(Inbox):
         def drain(self) -> list[object]:

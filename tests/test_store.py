@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -512,8 +513,9 @@ BATCH = st.tuples(st.sampled_from(["update", "ignore"]), st.lists(ROW, max_size=
 def test_a_table_is_what_a_dict_would_be(batches: list[tuple[str, list[dict[str, Any]]]]) -> None:
     """Whatever rows come in whatever order, table and count are those of a dict with the same rules (`at`: a stamp)."""
     model: dict[Any, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as folder, closing(Store(Path(folder) / "store.db").open_writer()) as connection:
-        writer = Writer(connection, Clock())
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as undo:
+        writer = Writer(Store(Path(folder) / "store.db"), Clock())
+        undo.callback(writer.connection.close)
         for on_conflict, rows in batches:
             count = 0
             for row in rows:
@@ -529,7 +531,7 @@ def test_a_table_is_what_a_dict_would_be(batches: list[tuple[str, list[dict[str,
             writer.inbox.put(message)
             writer.turn()
             assert message.count == count
-        found = connection.execute("SELECT * FROM t").fetchall() if model else []
+        found = writer.connection.execute("SELECT * FROM t").fetchall() if model else []
     assert {row["id"]: {"a": None, "b": None, "c": None, **dict(row)} for row in found} == model
 
 

@@ -31,8 +31,9 @@ Seen = Callable[..., list[Any]]
 
 @pytest.fixture
 def writer(store_path: Path) -> Iterator[Writer]:
-    with closing(Store(store_path).open_writer()) as connection:
-        yield Writer(connection, Clock())
+    writer = Writer(Store(store_path), Clock())
+    with closing(writer.connection):
+        yield writer
 
 
 @pytest.fixture
@@ -290,7 +291,7 @@ def test_give_up_refuses_what_is_left(writer: Writer, store_path: Path, seen: Se
     with locked(store_path):
         writer.turn()
         writer.finish()
-        writer.give_up = True
+        writer.give_up()
         assert not writer.turn()
     assert story == [("refused", 1, "StoreError"), ("refused", 2, "StoreError")]
     assert seen("SELECT 1 FROM sqlite_master WHERE name = 't'") == []
@@ -440,7 +441,7 @@ def test_given_up_rows_did_not_move_the_cursor(fence: Fence, store_path: Path, s
     fence.turn()
     with locked(store_path):
         lost = fence.rows(execution, 2)
-        fence.lead.writer.give_up = True
+        fence.lead.writer.give_up()
         fence.turn()
     assert [type(answer) for answer in lost.drain()] == [RunStopped]
     assert (seen(), seen(STATE)) == ([1], ['{"last": 1}'])
