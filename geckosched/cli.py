@@ -72,6 +72,7 @@ from geckosched.rendering import (
 )
 from geckosched.service import ServiceManager
 from geckosched.views import JobStatus, Status
+from geckosched.why import explain, explain_wait, read_facts, with_plugins
 
 __all__ = ["app", "main"]
 
@@ -260,15 +261,8 @@ def status(
     That is what the store says, whether a scheduler runs or not. A wrong configuration is said, and the exit code is
     then 2.
     """
-    code, scheduler_config, configuration = DONE, SchedulerConfig(), None
-    try:
-        configuration = _configure(config, database)
-        scheduler_config = configuration.scheduler
-    except ConfigError as error:
-        code, place = USAGE, database or find_database(config)
-        _complain_of(ConfigError(f"{error}{'' if place else f'; showing ./{scheduler_config.database}, the default'}"))
-        scheduler_config = SchedulerConfig(database=place) if place else scheduler_config
-    scheduler = CollectionScheduler(scheduler_config)
+    configuration, settings, code = _read_anyway(config, database)
+    scheduler = CollectionScheduler(settings)
     found = scheduler.get_status(job)
     if job is not None and not found.jobs:
         found = dataclasses.replace(found, jobs=(scheduler.get_collector_status(job),))  # or UnknownJob, in words
@@ -323,12 +317,16 @@ def trigger(
     _expect_plugin(_expect_job(job, found, scheduler.registry.not_scheduled), found)
     _say(f"triggered {job}{how}")
     _say_what_delays(found)
+
+    def say_why() -> None:
+        _say(_why_it_waits(job, configuration))
+
     try:
         try:
-            result = scheduler.execute_collector_now(job, wait=not no_wait)
+            result = scheduler.execute_collector_now(job, wait=not no_wait, on_wait=say_why)
         except UnknownJob:  # the leader has ended meanwhile, and here no plugin is loaded yet
             _say("the leader has ended, running it here")
-            result = _load(configuration).execute_collector_now(job)
+            result = _load(configuration).execute_collector_now(job, on_wait=say_why)
     except KeyboardInterrupt as error:
         if not isinstance(error, _Terminated):
             _complain(f"interrupted; {_after_an_interrupt(job, scheduler)}")
@@ -339,6 +337,17 @@ def trigger(
         put(f"{job}: {screens.result_in_words(result) if result else 'waits for its turn'}")
     if result is not None and _has_failed(result):
         raise typer.Exit(FAILED)
+
+
+def _why_it_waits(job: str, configuration: Configuration) -> str:
+    """Say why a run that was asked for has to wait for its turn."""
+    facts = read_facts(CollectionScheduler(configuration.scheduler), job, datetime.now(UTC), configuration)
+    if facts.needs_plugins:
+        scheduler = CollectionScheduler(configuration.scheduler)
+        with _kept_warnings(), suppress(ConfigError):
+            configuration.load_plugins(scheduler)
+        facts = with_plugins(facts, scheduler, configuration, "")
+    return explain_wait(facts)
 
 
 def _after_an_interrupt(job: str, scheduler: CollectionScheduler) -> str:
@@ -382,7 +391,8 @@ def runs(
 
     One run is shown in full, with its traceback; as JSON it is a list, too.
     """
-    scheduler = CollectionScheduler(_configure(config, database).scheduler)
+    _, settings, code = _read_anyway(config, database)
+    scheduler = CollectionScheduler(settings)
     run_id = int(job_or_id) if job_or_id is not None and re.fullmatch("[0-9]{1,18}", job_or_id) else None
     found = (scheduler.get_runs(job_or_id, limit, failed=failed) if run_id is None else
              _one_run(scheduler, run_id))  # fmt: skip
@@ -393,6 +403,33 @@ def runs(
         screens.print_details(found[0], now, {"outcome": screens.GONE} if _orphans(scheduler, found) else {})
     else:
         screens.print_runs(found, now, _orphans(scheduler, found))
+    raise typer.Exit(code)
+
+
+@app.command()
+def why(job: JobId, config: Config = None, database: Database = None) -> None:
+    """Say why a job runs next when it does, or why it does not.
+
+    That is what the store says, whether a scheduler runs or not. A wrong configuration is said, and the exit code is
+    then 2.
+    """
+    configuration, settings, code = _read_anyway(config, database)
+    scheduler = CollectionScheduler(settings)
+    facts = read_facts(scheduler, job, datetime.now(UTC), configuration)
+    if configuration is not None and facts.needs_plugins:
+        _divert_stdout()
+        scheduler, refusal = CollectionScheduler(settings), ""
+        with _kept_warnings():
+            try:
+                configuration.load_plugins(scheduler)
+            except ConfigError as error:
+                refusal, code = str(error), USAGE
+                _complain_of(error)
+        facts = with_plugins(facts, scheduler, configuration, refusal)
+    if not facts.is_known:
+        _expect_job(job, scheduler.get_status(), scheduler.registry.not_scheduled)
+    put(explain(facts))
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -524,6 +561,19 @@ def _configure(config: Path | None, database: Path | None) -> Configuration:
     return dataclasses.replace(configuration, scheduler=dataclasses.replace(configuration.scheduler, database=database))
 
 
+def _read_anyway(config: Path | None, database: Path | None) -> tuple[Configuration | None, SchedulerConfig, int]:
+    """Return the configuration, for a command that answers from the store whatever is wrong with it: that is said, and
+    the settings are then no more than where the store is. The third is the exit code."""
+    try:
+        configuration = _configure(config, database)
+    except ConfigError as error:
+        place = database or find_database(config)
+        settings = SchedulerConfig(database=place) if place else SchedulerConfig()
+        _complain_of(ConfigError(f"{error}{'' if place else f'; showing ./{settings.database}, the default'}"))
+        return None, settings, USAGE
+    return configuration, configuration.scheduler, DONE
+
+
 def _forecast(config: Path | None, database: Path | None) -> tuple[Forecast, int]:
     """Return what `check` shows, and its exit code. With a wrong configuration no job would run, so none is shown."""
     configuration, wrong = read_configuration(config)
@@ -567,7 +617,7 @@ def _expect_job(name: str, found: Status, not_scheduled: Mapping[str, str]) -> J
     if name in not_scheduled:
         raise ConfigError(f"{name} is not scheduled: it {screens.with_place(name, not_scheduled[name])}")
     if name not in jobs:
-        raise UnknownJob(name, jobs)
+        raise UnknownJob(name, [*jobs, *not_scheduled])
     return jobs[name]
 
 

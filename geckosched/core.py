@@ -121,11 +121,15 @@ class StoreError(GeckoschedError):
 
 
 class UnknownJob(GeckoschedError, LookupError):
-    """No job has this id. `matches` are the closest ids, best first."""
+    """No job has this id. `matches` are the closest ids, best first: those that it is a part of, then those that are
+    spelt alike."""
 
     def __init__(self, job_id: str, known: Iterable[str] = (), why: str | None = None) -> None:
         self.job_id = job_id
-        self.matches = tuple(difflib.get_close_matches(job_id, list(known), n=3, cutoff=0.5))
+        names, part = list(known), job_id.casefold()
+        longer = sorted((len(name), name) for name in names if len(part) > 1 and part in name.casefold())
+        alike = difflib.get_close_matches(job_id, names, n=3, cutoff=0.5)
+        self.matches = tuple(dict.fromkeys([*(name for _, name in longer), *alike]))[:3]
         hint = f', did you mean "{self.matches[0]}"?' if self.matches else ""
         text = f'no job is called "{job_id}"{hint}'
         if job_id in self.matches:
@@ -3506,8 +3510,11 @@ class Requests:
                     return self.get(request) if led else None
                 Inbox().wait(0.05)
 
-    def follow(self, row: sqlite3.Row, wait: bool, until: float) -> Run | None:
-        """Wait for the run of a trigger by reading the store, `until` then; None while it waits for its turn."""
+    def follow(self, row: sqlite3.Row, wait: bool, until: float, on_wait: Callable[[], None]) -> Run | None:
+        """Wait for the run of a trigger by reading the store, `until` then; None while it waits for its turn, which
+        `on_wait` hears of once."""
+        if (row["answer"] or "").startswith("waits "):
+            on_wait()
         while True:
             runs = self._store.runs("id = ?", (row["run_id"],), 1) if row["run_id"] else []
             if runs and (runs[0].outcome is not None or not wait):
@@ -4828,12 +4835,14 @@ class CollectionScheduler:
         """Close a job's breaker and forget its errors."""
         self._operate("reset", job_id, {})
 
-    def execute_collector_now(self, job_id: str, *, wait: bool = True, timeout: float | None = None) -> Run | None:
+    def execute_collector_now(self, job_id: str, *, wait: bool = True, timeout: float | None = None,
+                              on_wait: Callable[[], None] = lambda: None) -> Run | None:
         """Run a job now, by the same path as a scheduled run; a run in progress is waited for first.
 
         Returns the Run when it has ended. With `wait=False`, or when `timeout` (seconds) has passed, returns it as it
-        stands, or None while it waits for its turn. Elsewhere than in the leader this is a request to it; with nobody
-        leading, this process takes the lead for that one run, and waits.
+        stands, or None while it waits for its turn; `on_wait` is called once (on this thread) if it has to. Elsewhere
+        than in the leader this is a request to it; with nobody leading, this process takes the lead for that one run,
+        and waits.
         """
         until = math.inf if timeout is None else time.monotonic() + timeout
         while True:
@@ -4842,11 +4851,11 @@ class CollectionScheduler:
                     inbox = Inbox()
                     if not lead.ticker.submit(lead.ticker.trigger, job_id, inbox):
                         raise SchedulerClosed(f"the scheduler stopped before {job_id} could run")
-                    run_id = self._await_run(job_id, inbox, wait or lead is not self.lead, timeout)
+                    run_id = self._await_run(job_id, inbox, wait or lead is not self.lead, timeout, on_wait)
                     return None if run_id is None else self.get_run(run_id)
             if (row := self._requests.ask("trigger", job_id, {}, until)) is not None:
                 self._check_answer("trigger", job_id, row["answer"])
-                return self._requests.follow(row, wait, until)
+                return self._requests.follow(row, wait, until, on_wait)
 
     def dry_run(self, job_id: str) -> DryRun:
         """Run a job here and return what it would have stored; nothing is stored but the calls of its budget.
@@ -4862,10 +4871,11 @@ class CollectionScheduler:
             notes, inbox = DryNotes(), Inbox()
             if not lead.ticker.submit(lead.ticker.run_dry, job_id, notes, inbox):
                 raise SchedulerClosed(f"the scheduler stopped before {job_id} could run")
-            self._await_run(job_id, inbox, True, None)
+            self._await_run(job_id, inbox, True, None, lambda: None)
             return notes.result()
 
-    def _await_run(self, job_id: str, inbox: Inbox, wait: bool, timeout: float | None) -> int | None:
+    def _await_run(self, job_id: str, inbox: Inbox, wait: bool, timeout: float | None,
+                   on_wait: Callable[[], None]) -> int | None:
         """Wait for a run to end, or to start; returns its id, None if it waits for its turn when the time is over."""
         until = None if timeout is None else self._clock.monotonic() + round(timeout * SECOND)
         run_id: int | None = None
@@ -4881,6 +4891,8 @@ class CollectionScheduler:
                     raise SchedulerClosed(f"the scheduler stopped before {job_id} could run")
                 if word == "busy":
                     raise SchedulerClosed(f"dry run of {job_id}: {found}")
+                if word == "waiting":
+                    on_wait()
                 run_id = found
                 if word == "finished" or not wait:
                     return cast("int | None", run_id)

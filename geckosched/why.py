@@ -25,7 +25,7 @@ waits while a budget is closed; with nobody leading they are loaded too, since t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -49,7 +49,6 @@ from geckosched.core import (
     from_datetime,
     from_text,
     parse_duration,
-    to_datetime,
     to_text,
 )
 from geckosched.forecast import OFF_BY_DEFAULT, Forecast, JobForecast
@@ -103,7 +102,7 @@ class Facts:
     loaded: bool = False
     plan: JobForecast | None = None
     absence: str | None = None
-    refusal: str | None = None
+    refusal: str = ""
     sharing: int = 0
     share: int | None = None
 
@@ -130,7 +129,7 @@ class Facts:
 
     @property
     def off(self) -> str | None:
-        """Why no slot of it comes up, in the words of `JobForecast.off`: with nobody leading as a start would see it."""
+        """Why no slot of it comes up, in the words of `JobForecast.off`; as a start would see it if nobody leads."""
         if self.job is None or (self.plan is not None and not self.led):
             return None if self.plan is None else self.plan.off
         if self.job.disabled_at is not None:
@@ -169,8 +168,9 @@ def explain_wait(facts: Facts) -> str:
 
 def _is_no_job(facts: Facts) -> str | None:
     if facts.job is not None:
-        lacking = facts.led and not facts.stored
-        return f"does not run: {facts.leader} leads and does not have it, geckosched reload takes it in" if lacking else None
+        if facts.stored or not facts.led:
+            return None
+        return f"does not run: {facts.leader} leads and does not have it, geckosched reload takes it in"
     if facts.retired_at is not None:
         why = f": {facts.absence}" if facts.absence else ""
         return f"was retired {_when(facts.retired_at, facts)}, since nothing made it a job any more{why}"
@@ -255,8 +255,8 @@ def _nobody_leads(facts: Facts) -> str | None:
 
 def _at_a_start(facts: Facts) -> str:
     plan = facts.plan
-    if facts.refusal is not None:
-        return f"a start would be refused: {facts.refusal}"
+    if facts.refusal:
+        return f"a start would be refused: {_briefly(facts.refusal.splitlines()[0])}"
     if facts.absence is not None:
         return f"a start would not run it: {facts.absence}"
     if plan is None or plan.next_run_at is None:
@@ -319,9 +319,10 @@ def _hold_up(facts: Facts) -> str:
     if facts.budget in facts.closed:
         return _closed(facts.budget, facts)
     if facts.workers is not None and longest is not None and len(facts.others) >= facts.workers:
-        return f"no worker is free, {count(len(facts.others), 'run')} go on ({longest[0]} for {_since(longest[1], facts)})"
+        runs = f"{count(len(facts.others), 'run')} go on, {longest[0]} for {_since(longest[1], facts)}"
+        return f"no worker is free ({runs})"
     if facts.share is not None and facts.sharing >= facts.share:
-        return f"{count(facts.sharing, 'run')} with budget {facts.budget} go on, which is that budget's share of the workers"
+        return f"budget {facts.budget} has its share of the workers ({count(facts.sharing, 'run')} of its jobs go on)"
     if facts.closed and facts.plan is None:
         each = ", ".join(f"{name} until {_clock(until, facts)}" for name, until in sorted(facts.closed.items()))
         return f"for a worker or its budget (closed: {each})"
@@ -334,7 +335,8 @@ def _is_held(facts: Facts) -> str | None:
         return None
     if job.breaker is not BreakerState.CLOSED:
         errors = count(job.consecutive_errors, "error") + (" in a row" if job.consecutive_errors > 1 else "")
-        return f"runs next {_when(job.next_run_at, facts)}, as the probe of its breaker, which is open after {errors}, the last: {_error(facts)}"
+        why = f"its breaker is open after {errors}, the last: {_error(facts)}"
+        return f"runs next {_when(job.next_run_at, facts)}, as a probe: {why}"
     if facts.rate_limits:
         times = f" {facts.rate_limits} times in a row" if facts.rate_limits > 1 else ""
         return f"runs next {_when(job.next_run_at, facts)}: its service asked for a pause{times}, {_last(facts)}"
@@ -391,7 +393,8 @@ def _missed(facts: Facts) -> str:
 
 def _closed(budget: str | None, facts: Facts) -> str:
     until = facts.closed[budget or ""]
-    return f"budget {budget} is closed until {_clock(until, facts)} ({in_words(until, facts.now)}), since its service asked for a pause"
+    why = "since its service asked for a pause"
+    return f"budget {budget} is closed until {_clock(until, facts)} ({in_words(until, facts.now)}), {why}"
 
 
 def _error(facts: Facts) -> str:
@@ -446,7 +449,9 @@ _OPEN_SQL = """
      WHERE outcome IS NULL ORDER BY id"""
 
 
-def read_facts(scheduler: CollectionScheduler, job_id: str, now: datetime, configuration: Configuration | None) -> Facts:
+def read_facts(
+    scheduler: CollectionScheduler, job_id: str, now: datetime, configuration: Configuration | None
+) -> Facts:
     """Return what the store says of a job, and the configuration, if it can be used. Loads no plugin; see
     `Facts.needs_plugins`."""
     store, found = Store(scheduler.config.database), scheduler.get_status(job_id)
@@ -519,20 +524,24 @@ def _count_missed(row: Mapping[str, Any], open_run: Run | None, last_run: Run | 
         return 0
     if open_run is not None:
         return grid.count(from_datetime(open_run.started_at), from_datetime(now))
-    if last_run is None or last_run.finished_at is None or told is None or grid.before(from_text(told)) != from_text(told):
-        return 0  # or its interval is another one now
-    return grid.count(from_text(told), from_datetime(last_run.finished_at))
+    if last_run is None or last_run.finished_at is None or told is None:
+        return 0
+    slot = from_text(told)
+    if grid.before(slot) != slot:  # its interval is another one now
+        return 0
+    return grid.count(slot, from_datetime(last_run.finished_at))
 
 
 def with_plugins(
-    facts: Facts, scheduler: CollectionScheduler, configuration: Configuration, refusal: str | None
+    facts: Facts, scheduler: CollectionScheduler, configuration: Configuration, refusal: str
 ) -> Facts:
     """Add what a scheduler that has loaded the plugins knows; `refusal` is what is wrong with the configuration."""
     registry, forecast = scheduler.registry, scheduler.get_forecast()
     found = scheduler.get_status(facts.job_id)
     job = next(iter(found.jobs), None)
     plan = next((each for each in forecast.jobs if each.job_id == facts.job_id), None)
-    facts = dataclasses.replace(facts, loaded=True, plan=plan, job=job, refusal=refusal or next(iter(forecast.errors), None))
+    refusal = refusal or next(iter(forecast.errors), "")
+    facts = dataclasses.replace(facts, loaded=True, plan=plan, job=job, refusal=refusal)
     if not facts.led and job is not None:
         facts = dataclasses.replace(facts, plugin=_named(found.plugins, job.plugin))
     if plan is None:
@@ -540,7 +549,7 @@ def with_plugins(
     return facts if plan.budget is None else dataclasses.replace(facts, **_shares(facts, plan, forecast))
 
 
-def _shares(facts: Facts, plan: JobForecast, forecast: Forecast) -> dict[str, int | None]:
+def _shares(facts: Facts, plan: JobForecast, forecast: Forecast) -> dict[str, Any]:
     """Return how many runs go on that have a job's budget, and how many may when it comes up."""
     alike = {each.job_id: each.priority for each in forecast.jobs if each.budget == plan.budget}
     urgent = plan.priority >= max(alike.values())
@@ -567,7 +576,7 @@ def _absence(
         )
     broken = [each.name for each in registry.plugins.values() if not each.ok]
     if table:
-        lines = (facts.refusal or "").splitlines()
+        lines = facts.refusal.splitlines()
         may_be = f"its collector {name} is of no plugin here{f', or of a broken one ({broken[0]})' if broken else ''}"
         return next((line for line in lines if f"[collectors.{job_id}]" in line), may_be)
     return None if job is None and facts.retired_at is None else "it is of no plugin, a program registers it"
