@@ -54,6 +54,7 @@ from geckosched.core import (
     SchedulerConfig,
     SchedulerState,
     Secrets,
+    Store,
     StoreError,
     UnknownJob,
     __version__,
@@ -278,6 +279,7 @@ def status(
         screens.print_statistics(scheduler.get_statistics(job), now)
     else:
         screens.print_status(found, _reasons(found.jobs), now)
+    _remark_on_store(settings)
     if check and (objections := _objections(found, now)):
         _complain("; ".join(objections))
         code = code or FAILED
@@ -403,6 +405,7 @@ def runs(
         screens.print_details(found[0], now, {"outcome": screens.GONE} if _orphans(scheduler, found) else {})
     else:
         screens.print_runs(found, now, _orphans(scheduler, found))
+    _remark_on_store(settings)
     raise typer.Exit(code)
 
 
@@ -426,9 +429,15 @@ def why(job: JobId, config: Config = None, database: Database = None) -> None:
                 refusal, code = str(error), USAGE
                 _complain_of(error)
         facts = with_plugins(facts, scheduler, configuration, refusal)
+    if configuration is None:
+        facts = dataclasses.replace(facts, refusal="the configuration can't be used")
     if not facts.is_known:
+        for plugin in scheduler.registry.plugins.values():
+            if not plugin.ok:
+                _complain(f"plugin {plugin.name} is broken: {plugin.error}")
         _expect_job(job, scheduler.get_status(), scheduler.registry.not_scheduled)
     put(explain(facts))
+    _remark_on_store(settings)
     raise typer.Exit(code)
 
 
@@ -572,6 +581,15 @@ def _read_anyway(config: Path | None, database: Path | None) -> tuple[Configurat
         _complain_of(ConfigError(f"{error}{'' if place else f'; showing ./{settings.database}, the default'}"))
         return None, settings, USAGE
     return configuration, configuration.scheduler, DONE
+
+
+def _remark_on_store(settings: SchedulerConfig) -> None:
+    """Say what is odd about a store that can be shown all the same."""
+    store = Store(settings.database)
+    if not store.path.parent.is_dir():
+        _complain(f"{store.path}: the folder {store.path.parent} is not there")
+    elif newer := store.newer():
+        _complain(f"{store.path}: written by a newer geckosched ({newer}), shown as far as this one understands it")
 
 
 def _forecast(config: Path | None, database: Path | None) -> tuple[Forecast, int]:

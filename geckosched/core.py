@@ -130,11 +130,17 @@ class UnknownJob(GeckoschedError, LookupError):
         longer = sorted((len(name), name) for name in names if len(part) > 1 and part in name.casefold())
         alike = difflib.get_close_matches(job_id, names, n=3, cutoff=0.5)
         self.matches = tuple(dict.fromkeys([*(name for _, name in longer), *alike]))[:3]
-        hint = f', did you mean "{self.matches[0]}"?' if self.matches else ""
+        hint = f', did you mean "{self.matches[0]}"?' if self.matches else _few(names)
         text = f'no job is called "{job_id}"{hint}'
         if job_id in self.matches:
             text = f'job "{job_id}" is in the store, but its collector is not registered in this process'
         super().__init__(text if why is None else f'job "{job_id}" {why}')
+
+
+def _few(jobs: Sequence[str]) -> str:
+    """Name the jobs that there are, ten at most."""
+    more = f" and {len(jobs) - 10} more" if len(jobs) > 10 else ""
+    return f" (there are {', '.join(sorted(jobs)[:10])}{more})" if jobs else ""
 
 
 class DuplicateJob(GeckoschedError, ValueError):
@@ -2161,7 +2167,11 @@ def _is_of_the_file(error: BaseException) -> bool:
 
 def is_writable(path: os.PathLike[str]) -> bool:
     """Whether this process may write a file, or make files in a folder."""
-    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+    return _is_allowed(path, os.W_OK)
+
+
+def _is_allowed(path: os.PathLike[str], mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _quote(name: str) -> str:
@@ -2288,6 +2298,8 @@ class Store:
             return f"{self._lock_holder()} holds it"
         if code == sqlite3.SQLITE_FULL:
             return "make room for it"
+        if not _is_allowed(self.path, os.R_OK):
+            return "this user may not read it"
         if not is_writable(self.path.parent):
             return "its folder is read-only, and SQLite needs files beside it"
         if code == sqlite3.SQLITE_READONLY:
@@ -2345,9 +2357,16 @@ class Store:
             connection.execute("PRAGMA query_only=ON")
         return connection
 
+    def is_there(self) -> bool:
+        """Whether there is a file. Raises StoreError where this user may not look."""
+        try:
+            return self.path.exists()
+        except OSError as error:
+            raise StoreError(f"{self.path}: {error.strerror} (this user may not look into its folder)") from error
+
     def read(self, sql: str, params: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """Run one query of ours on a connection of its own; a store that is not there yet has no rows."""
-        if not self.path.exists():
+        if not self.is_there():
             return []
         with self.gate, contextlib.closing(self.open_reader()) as connection:
             try:
@@ -5078,7 +5097,10 @@ class CollectionScheduler:
     def _unknown(self, job_id: str) -> UnknownJob:
         elsewhere = job_id in self._registrations and self.lead is None and self._lock.is_held()
         why = "is registered here, but the process that leads does not have it" if elsewhere else None
-        return UnknownJob(job_id, self._known_jobs(), why)
+        known = self._known_jobs()
+        if not known and not self._store.is_there():
+            why = f"is not known: {self._store.path} is not there yet"
+        return UnknownJob(job_id, known, why)
 
     # -- life
 

@@ -241,16 +241,22 @@ def print_forecast(found: Forecast, now: datetime) -> None:
     put(f"database       {found.database}{'' if found.database_exists else ' (not there yet)'}")
     if found.leader_pid is not None:
         put(f"scheduler      process {found.leader_pid} leads; this is how it will be after its next start")
-    names = [f"{each.name} {each.version or ''}".strip() + ("" if each.ok else " (broken)") for each in found.plugins]
-    put(f"plugins        {', '.join(names) or 'none'}")
+    put(f"plugins        {', '.join(map(_plugin_in_words, found.plugins)) or 'none'}")
     if found.jobs:
         put("")
         _print_planned(found.jobs, now)
     for each in found.not_scheduled:
         put(f"not scheduled: {each.collector} {with_place(each.collector, each.reason)}")
+    if not found.jobs and not found.not_scheduled and not found.errors:
+        put("no jobs: a plugin brings collectors, or a file named in [plugins] load")
     if found.budgets:
         put("")
         _print_budgets(found.budgets)
+
+
+def _plugin_in_words(plugin: PluginStatus) -> str:
+    wrong = "" if plugin.ok else " (not loaded)" if plugin.error == NOT_LOADED else " (broken)"
+    return f"{plugin.name} {plugin.version or ''}".strip() + wrong
 
 
 def _print_planned(jobs: Sequence[JobForecast], now: datetime) -> None:

@@ -25,7 +25,7 @@ waits while a budget is closed; with nobody leading they are loaded too, since t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -90,7 +90,7 @@ class Facts:
     missed: int = 0
     trigger: datetime | None = None
     disabled_by: str | None = None
-    plugin: PluginStatus | None = None
+    plugins: tuple[PluginStatus, ...] = ()
     closed: Mapping[str, datetime] = field(default_factory=dict)
     others: tuple[tuple[str, datetime], ...] = ()
     stopped_at: datetime | None = None
@@ -100,11 +100,18 @@ class Facts:
     off_at: str | None = None
     workers: int | None = None
     loaded: bool = False
+    plugins_here: tuple[PluginStatus, ...] = ()
     plan: JobForecast | None = None
     absence: str | None = None
     refusal: str = ""
     sharing: int = 0
     share: int | None = None
+
+    @property
+    def plugin(self) -> PluginStatus | None:
+        """The job's plugin: as the process that leads has it, or would at a start."""
+        plugins = self.plugins_here if self.loaded and not self.led else self.plugins
+        return next((each for each in plugins if self.job is not None and each.name == self.job.plugin), None)
 
     @property
     def led(self) -> bool:
@@ -244,7 +251,7 @@ def _nobody_leads(facts: Facts) -> str | None:
         return "does not run: nobody leads at this moment, a process that stands by takes over within seconds"
     info = facts.scheduler
     if info.started_at is None:
-        last = f"no scheduler has run yet on {info.database}"
+        last = f"no scheduler has run yet{'' if info.database in facts.refusal else f' on {info.database}'}"
     elif facts.stopped_at is not None:
         last = f"nobody leads, {facts.leader} stopped {_when(facts.stopped_at, facts)}"
     else:
@@ -266,7 +273,7 @@ def _at_a_start(facts: Facts) -> str:
         why = f"since run {facts.open_run.id} was cut short"
     elif plan.next_reason is Reason.CATCHUP and facts.last_run and facts.last_run.outcome is Outcome.INTERRUPTED:
         why = f"since run {facts.last_run.id} was interrupted"
-    if plan.next_run_at <= facts.now:
+    if plan.next_run_at - facts.now < _ABOUT_TO:
         return f"geckosched run would run it at once, {why}"
     return f"geckosched run would run it {_when(plan.next_run_at, facts)}, {why}"
 
@@ -456,11 +463,9 @@ def read_facts(
     `Facts.needs_plugins`."""
     store, found = Store(scheduler.config.database), scheduler.get_status(job_id)
     job = next(iter(found.jobs), None)
-    facts = Facts(job_id, now, found.scheduler, job)
+    facts = Facts(job_id, now, found.scheduler, job, plugins=found.plugins)
     with store.in_words():
         facts = dataclasses.replace(facts, **_stored(store, facts))
-    if job is not None:
-        facts = dataclasses.replace(facts, plugin=_named(found.plugins, job.plugin))
     if configuration is not None and job is not None:
         says = configuration.table_of(job_id).get("enabled")
         facts = dataclasses.replace(
@@ -537,15 +542,17 @@ def with_plugins(
 ) -> Facts:
     """Add what a scheduler that has loaded the plugins knows; `refusal` is what is wrong with the configuration."""
     registry, forecast = scheduler.registry, scheduler.get_forecast()
-    found = scheduler.get_status(facts.job_id)
-    job = next(iter(found.jobs), None)
     plan = next((each for each in forecast.jobs if each.job_id == facts.job_id), None)
-    refusal = refusal or next(iter(forecast.errors), "")
-    facts = dataclasses.replace(facts, loaded=True, plan=plan, job=job, refusal=refusal)
-    if not facts.led and job is not None:
-        facts = dataclasses.replace(facts, plugin=_named(found.plugins, job.plugin))
+    facts = dataclasses.replace(
+        facts,
+        loaded=True,
+        plugins_here=tuple(registry.plugins.values()),
+        plan=plan,
+        job=next(iter(scheduler.get_status(facts.job_id).jobs), None),
+        refusal=refusal or next(iter(forecast.errors), ""),
+    )
     if plan is None:
-        return dataclasses.replace(facts, absence=_absence(facts, found.plugins, registry, configuration))
+        return dataclasses.replace(facts, absence=_absence(facts, registry, configuration))
     return facts if plan.budget is None else dataclasses.replace(facts, **_shares(facts, plan, forecast))
 
 
@@ -560,41 +567,37 @@ def _shares(facts: Facts, plan: JobForecast, forecast: Forecast) -> dict[str, An
     }
 
 
-def _absence(
-    facts: Facts, plugins: Collection[PluginStatus], registry: CollectorRegistry, configuration: Configuration
-) -> str | None:
+def _absence(facts: Facts, registry: CollectorRegistry, configuration: Configuration) -> str | None:
     """Say why the configuration makes no such job; None if nothing is known of one."""
     job_id, job = facts.job_id, facts.job
     if job_id in registry.not_scheduled:
-        return screens.with_place(job_id, registry.not_scheduled[job_id])
-    table = configuration.table_of(job_id)
-    name = str(table.get("use", job_id if job is None else job.collector))
-    owner = next((each.name for each in plugins if name in each.collectors), None) if job is None else job.plugin
+        return f"it {screens.with_place(job_id, registry.not_scheduled[job_id])}"
+    for line in facts.refusal.splitlines():
+        if f"[collectors.{job_id}]" in line:
+            return line
+    name = str(configuration.table_of(job_id).get("use", job_id if job is None else job.collector))
+    if job is not None and job.plugin is None:
+        return "it is of no plugin, the program that registers it runs it"
+    owner = next((each.name for each in facts.plugins if name in each.collectors), None) if job is None else job.plugin
     if owner is not None:
-        return _absence_of(owner, registry.plugins.get(owner), configuration) or (
-            f"neither plugin {owner} nor the configuration makes such a job any more"
-        )
+        return _absence_of(owner, registry.plugins.get(owner), configuration)
+    if job_id not in configuration.collectors:
+        return None
     broken = [each.name for each in registry.plugins.values() if not each.ok]
-    if table:
-        lines = facts.refusal.splitlines()
-        may_be = f"its collector {name} is of no plugin here{f', or of a broken one ({broken[0]})' if broken else ''}"
-        return next((line for line in lines if f"[collectors.{job_id}]" in line), may_be)
-    return None if job is None and facts.retired_at is None else "it is of no plugin, a program registers it"
+    return f"no plugin here has a collector {name}{f', unless {broken[0]}, which is broken' if broken else ''}"
 
 
-def _absence_of(name: str, plugin: PluginStatus | None, configuration: Configuration) -> str | None:
-    """Say why a plugin makes no jobs; None if it could."""
+def _absence_of(name: str, plugin: PluginStatus | None, configuration: Configuration) -> str:
+    """Say why a plugin does not make a job that it made once."""
     if name in configuration.disable:
         return f"plugin {name} is disabled by [plugins] disable"
     if configuration.only_plugins is not None and name not in configuration.only_plugins:
         return f"plugin {name} is not in GECKOSCHED_LOAD_PLUGINS"
     if plugin is None:
         return f"plugin {name} is not installed"
-    return None if plugin.ok else f"plugin {name} is broken: {_briefly(plugin.error or '')}"
-
-
-def _named(plugins: Collection[PluginStatus], name: str | None) -> PluginStatus | None:
-    return next((each for each in plugins if each.name == name), None)
+    if not plugin.ok:
+        return f"plugin {name} is broken: {_briefly(plugin.error or '')}"
+    return f"neither plugin {name} nor the configuration makes such a job any more"
 
 
 def _moment(text: str | None) -> datetime | None:
