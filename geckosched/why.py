@@ -326,14 +326,18 @@ def _hold_up(facts: Facts) -> str:
     if facts.budget in facts.closed:
         return _closed(facts.budget, facts)
     if facts.workers is not None and longest is not None and len(facts.others) >= facts.workers:
-        runs = f"{count(len(facts.others), 'run')} go on, {longest[0]} for {_since(longest[1], facts)}"
+        runs = f"{_go_on(len(facts.others))}, {longest[0]} for {_since(longest[1], facts)}"
         return f"no worker is free ({runs})"
     if facts.share is not None and facts.sharing >= facts.share:
-        return f"budget {facts.budget} has its share of the workers ({count(facts.sharing, 'run')} of its jobs go on)"
+        return f"budget {facts.budget} has its share of the workers, {_go_on(facts.sharing)} with it"
     if facts.closed and facts.plan is None:
         each = ", ".join(f"{name} until {_clock(until, facts)}" for name, until in sorted(facts.closed.items()))
         return f"for a worker or its budget (closed: {each})"
     return "for its turn, others go first"
+
+
+def _go_on(runs: int) -> str:
+    return f"{count(runs, 'run')} go{'es' if runs == 1 else ''} on"
 
 
 def _is_held(facts: Facts) -> str | None:
@@ -354,7 +358,8 @@ def _budget_is_closed(facts: Facts) -> str | None:
     job, until = facts.job, facts.closed.get(facts.budget or "")
     if job is None or job.next_run_at is None or until is None or until <= job.next_run_at:
         return None
-    return f"runs next {_when(until, facts)} or later: {_closed(facts.budget, facts)}"
+    why = f"budget {facts.budget} is closed until then, since its service asked for a pause"
+    return f"runs next {_when(until, facts)} or later: {why}"
 
 
 def _tries_again(facts: Facts) -> str | None:
