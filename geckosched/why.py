@@ -309,13 +309,17 @@ def _waits(facts: Facts) -> str | None:
     due = facts.due_since
     if due is None:
         return None
-    if facts.now - due < _ABOUT_TO:
+    if facts.now - due < _ABOUT_TO and _obstruction(facts) is None:
         return f"is about to run, it is due since {_clock(due, facts)}"
     return f"waits since {_clock(due, facts)} ({span((facts.now - due).total_seconds())}): {_hold_up(facts)}"
 
 
 def _hold_up(facts: Facts) -> str:
     """Say what a run that is due waits for."""
+    return _obstruction(facts) or "for its turn, others go first"
+
+
+def _obstruction(facts: Facts) -> str | None:
     longest = facts.others[0] if facts.others else None
     if facts.open_run is not None and facts.led:
         return f"run {facts.open_run.id} of it goes on, for {_since(facts.open_run.started_at, facts)}"
@@ -333,7 +337,7 @@ def _hold_up(facts: Facts) -> str:
     if facts.closed and facts.plan is None:
         each = ", ".join(f"{name} until {_clock(until, facts)}" for name, until in sorted(facts.closed.items()))
         return f"for a worker or its budget (closed: {each})"
-    return "for its turn, others go first"
+    return None
 
 
 def _go_on(runs: int) -> str:
