@@ -146,13 +146,18 @@ class Facts:
         return OFF_BY_DEFAULT if self.off_by_default else "disabled in the configuration"
 
     @property
+    def is_late(self) -> bool:
+        """Whether a run of it has been due for longer than a start takes."""
+        return self.due_since is not None and self.now - self.due_since >= _ABOUT_TO
+
+    @property
     def budget(self) -> str | None:
         return None if self.plan is None else self.plan.budget
 
     @property
     def needs_plugins(self) -> bool:
         """Whether plugins can tell more: of a job that isn't stored, of what a start would do, of its budget."""
-        return self.job is None or not self.led or bool(self.closed) or self.due_since is not None
+        return self.job is None or not self.led or bool(self.closed) or self.is_late
 
     @property
     def is_known(self) -> bool:
@@ -309,7 +314,7 @@ def _waits(facts: Facts) -> str | None:
     due = facts.due_since
     if due is None:
         return None
-    if facts.now - due < _ABOUT_TO and _obstruction(facts) is None:
+    if not facts.is_late and _obstruction(facts) is None:
         return f"is about to run, it is due since {_clock(due, facts)}"
     return f"waits since {_clock(due, facts)} ({span((facts.now - due).total_seconds())}): {_hold_up(facts)}"
 
@@ -483,13 +488,9 @@ def read_facts(
             off_by_default=not job.enabled and says is None and job.plugin is not None,
             off_at=configuration.where(job_id, "enabled") if says is False else None,
         )
-    if facts.silent_for is not None or facts.trigger is not None or _has_been_due(facts):
+    if facts.silent_for is not None or facts.trigger is not None or facts.is_late:
         facts = dataclasses.replace(facts, obstacle=store.obstacle())
     return facts
-
-
-def _has_been_due(facts: Facts) -> bool:
-    return facts.due_since is not None and facts.now - facts.due_since >= _ABOUT_TO
 
 
 def _stored(store: Store, facts: Facts) -> dict[str, Any]:

@@ -206,6 +206,15 @@ def test_a_broken_plugin(fake_plugin: Path, source: str, error: str) -> None:
 
 
 @pytest.mark.usefixtures("fake_plugin")
+def test_check_shows_no_more_than_it_knows() -> None:
+    """A plugin that a wrong configuration keeps it from loading is not called broken, and no job is a word, too."""
+    configured("[scheduler\n", store=False)()
+    assert "plugins        fake 1.2 (not loaded)" in invoke("check").stdout
+    configured('[plugins]\ndisable = ["fake"]\n', store=False)()
+    assert "\nno jobs: " in invoke("check").stdout
+
+
+@pytest.mark.usefixtures("fake_plugin")
 def test_an_option_that_is_wrong_is_why_its_job_is_not_scheduled() -> None:
     SCENES["wrong options"].make()
     wrong = 'geckosched.toml: [collectors.weather] citis: unknown key, did you mean "cities"?'

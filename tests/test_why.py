@@ -17,6 +17,7 @@ import pytest
 
 from geckosched import (
     BreakerState,
+    Budget,
     CollectionScheduler,
     Health,
     JobStatus,
@@ -379,6 +380,29 @@ def test_a_job_whose_registration_is_gone_is_retired(new_scheduler: NewScheduler
     assert said.endswith("a start would not run it: it is of no plugin, the program that registers it runs it"), said
     new_scheduler().start()
     assert why(store_path).startswith("bench was retired 0s ago (")
+
+
+def test_a_budget_that_has_its_share_of_the_workers(new_scheduler: NewScheduler, store_path: Path) -> None:
+    """Of two workers one is for the budget: its other job waits for that, not for a worker."""
+    scheduler, begun, end = new_scheduler(max_workers=2), threading.Event(), threading.Event()
+
+    @collector("first", every="1d", priority=1)
+    def first(_: RunContext) -> None:
+        begun.set()
+        end.wait(30)
+
+    bench = collector("bench", every="1d")(lambda _: None)
+    for each in (first, bench):
+        each.budget = Budget("api")
+        scheduler.register_collector(each)
+    scheduler.start()
+    assert begun.wait(10)
+    configuration = Configuration(scheduler=scheduler.config)
+    facts = read_facts(scheduler, "bench", datetime.now(UTC) + timedelta(seconds=5), configuration)
+    assert facts.needs_plugins
+    said = explain(with_plugins(facts, scheduler, configuration, ""))
+    end.set()
+    assert said.endswith(": budget api has its share of the workers, 1 run goes on with it"), said
 
 
 def test_a_leader_that_hangs(tmp_path: Path) -> None:
