@@ -473,7 +473,7 @@ def test_a_day_with_a_daemon() -> None:
         assert why("nap") == "nap is disabled in the configuration (geckosched.toml says enabled = false)\n"
         triggered = invoke("trigger", "other", "--no-wait")
         assert triggered.stderr.splitlines()[1].startswith("other waits: budget api is closed until "), triggered.stderr
-        assert why("other").startswith("other waits, somebody triggered it 0s ago (")
+        assert why("other").startswith("other waits, somebody triggered it ")
         assert invoke("trigger", "nap", "--no-wait").exit_code == 0
         wait_until(lambda: "nap has been running for" in why("nap"))
         assert "since somebody triggered it; no slot of it comes up afterwards, since it is disabled" in why("nap")
@@ -482,7 +482,7 @@ def test_a_day_with_a_daemon() -> None:
         assert re.search(r"\ndaily waits: no worker is free \(1 run goes on, nap for \d+s\)\n",
                          invoke("trigger", "daily", "--no-wait").stderr)  # fmt: skip
         invoke("disable", "broken")
-        assert re.match(rf"broken is disabled: an operator did that \ds ago \(.* UTC\) from process {os.getpid()} on ",
+        assert re.match(rf"broken is disabled: an operator did that \d+s ago \(.* UTC\) from process {os.getpid()} on ",
                         why("broken"))  # fmt: skip
         process.kill()
         process.wait()
@@ -497,11 +497,13 @@ def test_a_trigger_says_why_it_waits_where_this_process_runs_it() -> None:
     Path("geckosched.toml").write_text('[plugins]\nload = ["limited.py"]\n', encoding="utf-8")
     assert invoke("trigger", "limited").exit_code == 1
     process = start("trigger", "other")
-    said = [first_line(process), first_line(process)]
+    said = [first_line(process)]
+    while said[-1] and not said[-1].startswith("other waits: budget api is closed until "):
+        said.append(first_line(process))
     process.send_signal(signal.SIGINT)
     finish(process)
-    assert said[0] == "triggered other: nobody leads, running it here\n"
-    assert said[1].startswith("other waits: budget api is closed until ")
+    assert "triggered other: nobody leads, running it here\n" in said
+    assert said[-1], said
 
 
 @pytest.mark.parametrize(
