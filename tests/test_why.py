@@ -117,18 +117,18 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     ({"stored": False, "loaded": True, "plan": plan()},
      "tick does not run: process 12 on box leads and does not have it, geckosched reload takes it in"),
     # 2 it runs now
-    ({"open_run": going()}, "tick has been running for 3m (run 17), at its slot of 11:56:50 UTC"),
+    ({"open_run": going()}, "tick has been running for 3m10s (run 17), at its slot of 11:56:50 UTC"),
     ({"open_run": going(reason=Reason.TRIGGERED, scheduled_for=None), "missed": 1, "trigger": ago(5)},
-     "tick has been running for 3m (run 17), since somebody triggered it; a trigger waits for its end; "
+     "tick has been running for 3m10s (run 17), since somebody triggered it; a trigger waits for its end; "
      "a slot of it came meanwhile and counts as missed"),
     ({"open_run": going(reason=Reason.PROBE), **BUDGET},
-     "tick has been running for 3m (run 17), as the probe of its open breaker; its calls wait, "
+     "tick has been running for 3m10s (run 17), as the probe of its open breaker; its calls wait, "
      "budget api is closed until 12:10:00 UTC (in 10m), since its service asked for a pause"),
     ({"open_run": going(reason=Reason.FIRST), "job": job(disabled_at=ago(60)), "missed": 2},
-     "tick has been running for 3m (run 17), as its first run; 2 slots of it came meanwhile and count as missed; "
+     "tick has been running for 3m10s (run 17), as its first run; 2 slots of it came meanwhile and count as missed; "
      "no slot of it comes up afterwards, since it is disabled"),
     ({"open_run": going(reason=Reason.RETRY), "scheduler": led(heartbeat_at=ago(45))},
-     "tick has been running for 3m (run 17), as a retry; process 12 on box, which leads, hangs or is stopped: "
+     "tick has been running for 3m10s (run 17), as a retry; process 12 on box, which leads, hangs or is stopped: "
      "no sign of life for 45s"),
     # 3 it is off
     ({"job": job(disabled_at=ago(600), next_run_at=None), "disabled_by": "process 9 on desk"},
@@ -222,12 +222,12 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
      "since its service asked for a pause"),
     # 11 again
     ({"job": job(consecutive_errors=2, retry_at=ahead(60), next_run_at=ahead(60)), "failure": failed()},
-     "tick runs next in 60s (12:01:00 UTC), as retry 2 after ValueError: no such city (run 17)"),
+     "tick runs next in 1m (12:01:00 UTC), as retry 2 after ValueError: no such city (run 17)"),
     ({"job": job(consecutive_errors=1, retry_at=ahead(60), next_run_at=ahead(60), last_error="Gone: pruned")},
-     "tick runs next in 60s (12:01:00 UTC), as retry 1 after Gone: pruned"),
+     "tick runs next in 1m (12:01:00 UTC), as retry 1 after Gone: pruned"),
     ({"job": job(last_outcome=Outcome.SKIPPED, retry_at=ahead(60), next_run_at=ahead(60)),
       "last_run": run(outcome=Outcome.SKIPPED, detail="no data yet")},
-     "tick runs next in 60s (12:01:00 UTC), as its last run asked for: run 17 was skipped: no data yet"),
+     "tick runs next in 1m (12:01:00 UTC), as its last run asked for: run 17 was skipped: no data yet"),
     # 12 its slot
     ({}, "tick runs next in 3m (12:03:00 UTC), at its slot (every 5m)"),
     ({"job": job(every="1d", next_run_at=ahead(86400 * 2)), "at": "02:30"},
@@ -270,13 +270,13 @@ def test_reasons_have_an_order() -> None:
         wrong.update(each)
         said.append(explain(facts(**wrong)))
     began = ["has been running", "is disabled", "can't run: plugin", "does not run: process 12", "waits, somebody",
-             "runs next in 4m (12:04:00 UTC), as a probe", "runs next in 60s (12:01:00 UTC): its service",
-             "runs next in 10m", "runs next in 60s (12:01:00 UTC), at its slot"]  # fmt: skip
+             "runs next in 4m (12:04:00 UTC), as a probe", "runs next in 1m (12:01:00 UTC): its service",
+             "runs next in 10m", "runs next in 1m (12:01:00 UTC), at its slot"]  # fmt: skip
     assert [text.startswith(f"tick {start}") for text, start in zip(said, began, strict=True)] == [True] * 9, said
 
 
 def test_a_run_in_progress_is_what_a_trigger_waits_for() -> None:
-    assert explain_wait(facts(open_run=going())) == "tick waits: run 17 of it goes on, for 3m"
+    assert explain_wait(facts(open_run=going())) == "tick waits: run 17 of it goes on, for 3m10s"
 
 
 # -- The facts, from real stores ---------------------------------------------------------------------------------------
@@ -314,22 +314,22 @@ def is_limited(_: RunContext) -> None:
 
 
 @pytest.mark.parametrize(
-    ("collect", "settings", "begins", "ends"),
+    ("collect", "settings", "pause", "ends"),
     [
-        (fails, {}, "bench runs next in 60s (", "), as retry 1 after ValueError: no such city (run 1)"),
-        (fails, {"max_consecutive_errors": 1}, "bench runs next in 60s (",
+        (fails, {}, "(1m|5[0-9]s)", "), as retry 1 after ValueError: no such city (run 1)"),
+        (fails, {"max_consecutive_errors": 1}, "(1m|5[0-9]s)",
          "), as a probe: its breaker is open after 1 error, the last: ValueError: no such city (run 1)"),
-        (skips, {}, "bench runs next in 10m (", "), as its last run asked for: run 1 was skipped: no data yet"),
-        (is_limited, {}, "bench runs next in 10m (", "): its service asked for a pause, run 1 was rate limited"),
-        (lambda _: None, {}, "bench runs next in ", ", at its slot (every 1d)"),
+        (skips, {}, "(10m|9m5[0-9]s)", "), as its last run asked for: run 1 was skipped: no data yet"),
+        (is_limited, {}, "(10m|9m5[0-9]s)", "): its service asked for a pause, run 1 was rate limited"),
+        (lambda _: None, {}, ".+", ", at its slot (every 1d)"),
     ],
 )  # fmt: skip
 def test_how_the_last_run_ended(
-    new_scheduler: NewScheduler, collect: Any, settings: dict[str, Any], begins: str, ends: str
+    new_scheduler: NewScheduler, collect: Any, settings: dict[str, Any], pause: str, ends: str
 ) -> None:
     """An error, a rate limit and SkipRun move the next run; the store says by how much and why."""
     said = once(new_scheduler(), collect, **settings)
-    assert said.startswith(begins), said
+    assert re.match(rf"bench runs next in {pause} \(", said), said
     assert ends in said
 
 
@@ -468,7 +468,7 @@ def test_a_day_with_a_daemon() -> None:
     with daemon() as process:
         leader = f"process {process.pid} on {socket.gethostname()}"
         wait_until(lambda: "its service asked for a pause, run" in why("limited"))
-        assert re.match(r"other waits since .*: budget api is closed until .* \(in 10m\), since its s", why("other"))
+        assert re.match(r"other waits since .*: budget api is closed until .* \(in .*m.*\), since its s", why("other"))
         assert why("weather") == "weather is not scheduled: it needs `cities` (set it in [collectors.weather])\n"
         assert why("nap") == "nap is disabled in the configuration (geckosched.toml says enabled = false)\n"
         triggered = invoke("trigger", "other", "--no-wait")
@@ -479,10 +479,10 @@ def test_a_day_with_a_daemon() -> None:
         assert "since somebody triggered it; no slot of it comes up afterwards, since it is disabled" in why("nap")
         assert "\nnap waits: run " in invoke("trigger", "nap", "--no-wait").stderr
         assert "a trigger waits for its end" in why("nap")
-        assert re.search(r"\ndaily waits: no worker is free \(1 run goes on, nap for \d+s\)\n",
+        assert re.search(r"\ndaily waits: no worker is free \(1 run goes on, nap for .+\)\n",
                          invoke("trigger", "daily", "--no-wait").stderr)  # fmt: skip
         invoke("disable", "broken")
-        assert re.match(rf"broken is disabled: an operator did that \d+s ago \(.* UTC\) from process {os.getpid()} on ",
+        assert re.match(rf"broken is disabled: an operator did that .+ ago \(.* UTC\) from process {os.getpid()} on ",
                         why("broken"))  # fmt: skip
         process.kill()
         process.wait()
