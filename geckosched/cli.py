@@ -23,7 +23,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
@@ -32,7 +32,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from geckosched import screens
+from geckosched import live, logs, screens
 from geckosched.config import (
     Configuration,
     find_configuration,
@@ -62,19 +62,18 @@ from geckosched.core import (
     parse_duration,
 )
 from geckosched.forecast import Forecast
+from geckosched.logs import LogFormat, LogLevel, complain, say
 from geckosched.reload import Reloader
 from geckosched.rendering import (
-    clean,
     count,
     data_to_stdout,
-    hidden,
     print_json,
     put,
-    secrets,
     stdout,
 )
 from geckosched.service import ServiceManager
 from geckosched.views import JobStatus, Status
+from geckosched.why import explain, explain_wait, read_facts, with_plugins
 
 __all__ = ["app", "main"]
 
@@ -103,14 +102,15 @@ class _Commands(TyperGroup):
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run one command and leave with its exit code; tests and the console script end in the same way."""
         extra["standalone_mode"] = False  # else a usage error is several lines
-        secrets.set(Secrets())  # until the configuration is read; not undone, so that a traceback is told without them
-        with _log_to_stderr(), data_to_stdout():
+        words = next(iter(args), None) or extra.get("args")
+        voice = logs.begin(sys.argv[1:] if words is None else list(words))
+        with voice.speaking(), data_to_stdout():
             try:
                 code = super().main(*args, **extra) or DONE
             except typer.TyperException as error:
                 code = error.exit_code
                 where = getattr(error, "ctx", None)
-                _complain(f"{error.format_message()} (see {where.command_path if where else 'geckosched'} --help)")
+                complain(f"{error.format_message()} (see {where.command_path if where else 'geckosched'} --help)")
             except GeckoschedError as error:
                 code = USAGE if isinstance(error, ConfigError | UnknownJob | _UsageError) else FAILED
                 _complain_of(error)
@@ -140,44 +140,10 @@ class _Commands(TyperGroup):
         return super().get_command(ctx, cmd_name) or _plugin_commands(cmd_name, list(self.commands))
 
 
-def _complain(text: str) -> None:
-    typer.echo(hidden(f"geckosched: {clean(hidden(text))}"), err=True)
-
-
 def _complain_of(error: GeckoschedError) -> None:
     """Say an error; a configuration's has a line for each thing that is wrong."""
     for line in str(error).splitlines() if isinstance(error, ConfigError) else [str(error)]:
-        _complain(line)
-
-
-def _say(text: str) -> None:
-    typer.echo(hidden(text), err=True)
-
-
-class _PlainLines(logging.Formatter):
-    """One line for a record: time, the job that speaks, and whether it is more than news."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, UTC)
-        job = record.name.removeprefix("geckosched.job.") if record.name.startswith("geckosched.job.") else ""
-        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        text = f"{moment:%Y-%m-%d %H:%M:%S} {level}{job and f'{job}: '}{clean(record.getMessage())}"
-        trace = self.formatException(record.exc_info) if record.exc_info else record.exc_text
-        return f"{text}\n{trace}" if trace else text
-
-
-@contextmanager
-def _log_to_stderr() -> Iterator[None]:
-    """Show warnings of core and plugins while a command runs; `run` shows the news, too."""
-    handler, level = logging.StreamHandler(), log.level
-    handler.setFormatter(_PlainLines())
-    log.addHandler(handler)
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
+        complain(line)
 
 
 # -- The commands ------------------------------------------------------------------------------------------------------
@@ -210,7 +176,7 @@ def geckosched(
         typer.echo(f"geckosched {__version__}")
         raise typer.Exit
     if ctx.invoked_subcommand is None:
-        _say(ctx.get_help())
+        say(ctx.get_help())
         raise typer.Exit(USAGE)
 
 
@@ -220,6 +186,13 @@ def run(
     only: Annotated[list[str] | None, typer.Option("--only", metavar="JOB", help="Only this job; repeatable.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Run every enabled job once, then end.")] = False,
     for_: Annotated[str | None, typer.Option("--for", metavar="30s", help="End by itself after this long.")] = None,
+    log_format: Annotated[  # noqa: ARG001 - heard before the command line is parsed, by logs.begin
+        LogFormat, typer.Option("--log-format", help="Log lines for people, or a JSON object a line for programs.")
+    ] = LogFormat.TEXT,
+    log_level: Annotated[
+        LogLevel, typer.Option("--log-level", help="Log this and what is more important.")
+    ] = LogLevel.INFO,
+    plain: Annotated[bool, typer.Option("--plain", help="Log lines only, no table below them on a terminal.")] = False,
     config: Config = None,
     database: Database = None,
 ) -> None:
@@ -231,14 +204,15 @@ def run(
     if once and for_:
         raise _UsageError("--once ends by itself, so it doesn't go with --for")
     seconds = None if for_ is None else parse_duration(for_, "--for") / SECOND
-    log.setLevel(logging.INFO)
+    log.setLevel(log_level.upper())
+    is_service = "NOTIFY_SOCKET" in os.environ
     manager = ServiceManager.take(os.environ)  # before a plugin can start a program that would inherit it
     reloader = Reloader()
     if not once:
         ctx.with_resource(reloader.hearing())
     configuration = _configure(config, database)
     scheduler = _load(configuration)
-    secrets.set(scheduler.secrets)  # those of a reload, too
+    logs.hide(scheduler.secrets)  # those of a reload, too
     found = scheduler.get_status()
     chosen = {job.job_id for job in found.jobs}.intersection(only or ())
     jobs = f"{len(chosen)} of {count(len(found.jobs), 'job')} (--only)" if only else count(len(found.jobs), "job")
@@ -247,11 +221,20 @@ def run(
         log.info("not scheduled: %s %s", name, screens.with_place(name, reason))
     for name in sorted(scheduler.registry.off_by_default):
         log.info("off by default: %s (%s)", name, screens.how_to_turn_on(name))
-    if once:
-        raise typer.Exit(_run_once(scheduler, only or ()))
-    read = functools.partial(_read_again, configuration, database)
-    with manager.watching(scheduler), reloader.serving(scheduler, read, manager.reloading):
-        scheduler.run_forever(seconds, only=only or None)
+    with nullcontext() if plain or is_service else _live_view(scheduler):
+        if once:
+            raise typer.Exit(_run_once(scheduler, only or ()))
+        read = functools.partial(_read_again, configuration, database)
+        with manager.watching(scheduler), reloader.serving(scheduler, read, manager.reloading):
+            scheduler.run_forever(seconds, only=only or None)
+
+
+def _live_view(scheduler: CollectionScheduler) -> AbstractContextManager[None]:
+    """Show the jobs below the log, if it is for people and on a terminal."""
+    voice = logs.voice()
+    if voice.as_json or not live.can_be_painted(voice.stream):
+        return nullcontext()
+    return live.LiveView(live.RunView(scheduler).look, voice, voice.stream).showing()
 
 
 @app.command()
@@ -262,6 +245,7 @@ def status(
         bool,
         typer.Option("--check", help="Exit 1 if a job (or JOB) is unhealthy, nobody leads or the heartbeat is stale."),
     ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every 2 s, until q or Ctrl-C.")] = False,
     config: Config = None,
     database: Database = None,
 ) -> None:
@@ -270,34 +254,40 @@ def status(
     That is what the store says, whether a scheduler runs or not. A wrong configuration is said, and the exit code is
     then 2.
     """
-    code, scheduler_config, configuration = DONE, SchedulerConfig(), None
-    try:
-        configuration = _configure(config, database)
-        scheduler_config = configuration.scheduler
-    except ConfigError as error:
-        code, place = USAGE, database or find_database(config)
-        _complain_of(ConfigError(f"{error}{'' if place else f'; showing ./{scheduler_config.database}, the default'}"))
-        scheduler_config = SchedulerConfig(database=place) if place else scheduler_config
-    scheduler = CollectionScheduler(scheduler_config)
+    if watch and (as_json or check):
+        raise _UsageError(f"--watch is for people, so it doesn't go with {'--json' if as_json else '--check'}")
+    if watch and not live.can_be_painted(sys.stdout):
+        raise _UsageError("--watch needs a terminal on stdout that can move its cursor; status --json is for programs")
+    configuration, settings, code = _read_anyway(config, database)
+    scheduler = CollectionScheduler(settings)
     found = scheduler.get_status(job)
     if job is not None and not found.jobs:
         found = dataclasses.replace(found, jobs=(scheduler.get_collector_status(job),))  # or UnknownJob, in words
     now = datetime.now(UTC)
-    if as_json:
+    obstacle = _obstacle(found, now) if screens.is_led(found) and not (as_json or watch) else ""
+    if watch:
+        _watch(scheduler, job)
+    elif as_json:
         more = {} if job is None else {"statistics": scheduler.get_statistics(job).as_dict()}
         print_json({**found.as_dict(), **more})
     elif job is not None:
         shown = found.jobs[0]
         if configuration is not None and _is_off_by_default(shown, configuration):
             shown = dataclasses.replace(shown, reason=f"off by default: {screens.how_to_turn_on(job)}")
-        screens.print_job(shown, found, _reasons(found.jobs), now)
+        screens.print_job(shown, found, now, obstacle=obstacle)
         screens.print_statistics(scheduler.get_statistics(job), now)
     else:
-        screens.print_status(found, _reasons(found.jobs), now)
+        screens.print_status(found, now, obstacle=obstacle)
+    _remark_on_store(settings)
     if check and (objections := _objections(found, now)):
-        _complain("; ".join(objections))
+        complain("; ".join(objections))
         code = code or FAILED
     raise typer.Exit(code)
+
+
+def _watch(scheduler: CollectionScheduler, job: str | None) -> None:
+    with suppress(_Terminated):  # there is nothing that is not done
+        live.watch(live.StatusView(scheduler, job, _obstacle).look, sys.stdout)
 
 
 @app.command()
@@ -331,17 +321,21 @@ def trigger(
         scheduler, how = _load(configuration), ": nobody leads, running it here"
         found = scheduler.get_status()
     _expect_plugin(_expect_job(job, found, scheduler.registry.not_scheduled), found)
-    _say(f"triggered {job}{how}")
+    say(f"triggered {job}{how}")
     _say_what_delays(found)
+
+    def say_why() -> None:
+        say(_why_it_waits(job, configuration))
+
     try:
         try:
-            result = scheduler.execute_collector_now(job, wait=not no_wait)
+            result = scheduler.execute_collector_now(job, wait=not no_wait, on_wait=say_why)
         except UnknownJob:  # the leader has ended meanwhile, and here no plugin is loaded yet
-            _say("the leader has ended, running it here")
-            result = _load(configuration).execute_collector_now(job)
+            say("the leader has ended, running it here")
+            result = _load(configuration).execute_collector_now(job, on_wait=say_why)
     except KeyboardInterrupt as error:
         if not isinstance(error, _Terminated):
-            _complain(f"interrupted; {_after_an_interrupt(job, scheduler)}")
+            complain(f"interrupted; {_after_an_interrupt(job, scheduler)}")
         raise
     if as_json:
         print_json(result.as_dict() if result else None)
@@ -349,6 +343,17 @@ def trigger(
         put(f"{job}: {screens.result_in_words(result) if result else 'waits for its turn'}")
     if result is not None and _has_failed(result):
         raise typer.Exit(FAILED)
+
+
+def _why_it_waits(job: str, configuration: Configuration) -> str:
+    """Say why a run that was asked for has to wait for its turn."""
+    facts = read_facts(CollectionScheduler(configuration.scheduler), job, datetime.now(UTC), configuration)
+    if facts.needs_plugins:
+        scheduler = CollectionScheduler(configuration.scheduler)
+        with _kept_warnings(), suppress(ConfigError):
+            configuration.load_plugins(scheduler)
+        facts = with_plugins(facts, scheduler, configuration, "")
+    return explain_wait(facts)
 
 
 def _after_an_interrupt(job: str, scheduler: CollectionScheduler) -> str:
@@ -367,7 +372,7 @@ def _dry_run(job: str, configuration: Configuration, found: Status, as_json: boo
     scheduler = _load(configuration)
     found = scheduler.get_status()
     _expect_plugin(_expect_job(job, found, scheduler.registry.not_scheduled), found)
-    _say(f"dry run of {job}: nothing of it is stored but its calls")
+    say(f"dry run of {job}: nothing of it is stored but its calls")
     result = scheduler.dry_run(job)
     if as_json:
         print_json(result.as_dict())
@@ -392,7 +397,8 @@ def runs(
 
     One run is shown in full, with its traceback; as JSON it is a list, too.
     """
-    scheduler = CollectionScheduler(_configure(config, database).scheduler)
+    _, settings, code = _read_anyway(config, database)
+    scheduler = CollectionScheduler(settings)
     run_id = int(job_or_id) if job_or_id is not None and re.fullmatch("[0-9]{1,18}", job_or_id) else None
     found = (scheduler.get_runs(job_or_id, limit, failed=failed) if run_id is None else
              _one_run(scheduler, run_id))  # fmt: skip
@@ -400,9 +406,44 @@ def runs(
     if as_json:
         print_json([each.as_dict() for each in found])
     elif run_id is not None:
-        screens.print_details(found[0], now, {"outcome": screens.GONE} if _orphans(scheduler, found) else {})
+        orphan = bool(_orphans(scheduler, found))
+        screens.print_run(found[0], now, scheduler.get_losses(run_id), is_orphan=orphan)
     else:
         screens.print_runs(found, now, _orphans(scheduler, found))
+    _remark_on_store(settings)
+    raise typer.Exit(code)
+
+
+@app.command()
+def why(job: JobId, config: Config = None, database: Database = None) -> None:
+    """Say why a job runs next when it does, or why it does not.
+
+    That is what the store says, whether a scheduler runs or not. A wrong configuration is said, and the exit code is
+    then 2.
+    """
+    configuration, settings, code = _read_anyway(config, database)
+    scheduler = CollectionScheduler(settings)
+    facts = read_facts(scheduler, job, datetime.now(UTC), configuration)
+    if configuration is not None and facts.needs_plugins:
+        _divert_stdout()
+        scheduler, refusal = CollectionScheduler(settings), ""
+        with _kept_warnings():
+            try:
+                configuration.load_plugins(scheduler)
+            except ConfigError as error:
+                refusal, code = str(error), USAGE
+                _complain_of(error)
+        facts = with_plugins(facts, scheduler, configuration, refusal)
+    if configuration is None:
+        facts = dataclasses.replace(facts, refusal="the configuration can't be used")
+    if not facts.is_known:
+        for plugin in scheduler.registry.plugins.values():
+            if not plugin.ok:
+                complain(f"plugin {plugin.name} is broken: {plugin.error}")
+        _expect_job(job, scheduler.get_status(), scheduler.registry.not_scheduled)
+    put(explain(facts))
+    _remark_on_store(settings)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -432,7 +473,7 @@ def plugins(as_json: AsJson = False, config: Config = None, database: Database =
         found = tuple(each for each in scheduler.get_status().plugins if each.name in scheduler.registry.plugins)
     except StoreError as error:
         code = code or FAILED
-        _complain(f"{error}, so errors of hooks are not shown")
+        complain(f"{error}, so errors of hooks are not shown")
     screens.show_plugins(found, scheduler.registry.not_scheduled, scheduler.registry.off_by_default, as_json)
     if not as_json:
         screens.print_left_out(configuration)
@@ -451,9 +492,9 @@ def check(as_json: AsJson = False, config: Config = None, database: Database = N
     _divert_stdout()
     found, code = _forecast(config, database)
     for line in found.errors:
-        _complain(line)
+        complain(line)
     for line in found.warnings:
-        _complain(f"warning: {line}")
+        complain(f"warning: {line}")
     if as_json:
         print_json(found.as_dict())
     else:
@@ -539,20 +580,20 @@ def reload(config: Config = None, database: Database = None) -> None:
         put(answer)
         return
     for line in lines.splitlines() or ["the leader did not answer within a minute, it hangs or is stopped"]:
-        _complain(f"not reloaded: {line}")
+        complain(f"not reloaded: {line}")
     raise typer.Exit(FAILED)
 
 
 def _nothing_to_reload(scheduler: CollectionScheduler, config: Path | None, database: Path | None) -> int:
     """Judge the configuration as `check` does; return the exit code."""
     place = scheduler.get_status().scheduler.database
-    _complain(f"nobody leads {place}, so there is nothing to reload (another database needs a restart)")
+    complain(f"nobody leads {place}, so there is nothing to reload (another database needs a restart)")
     _divert_stdout()
     found, code = _forecast(config, database)
     for line in (*found.errors, *(f"warning: {each}" for each in found.warnings)):
-        _complain(line)
+        complain(line)
     if not code:
-        _say("the configuration is fine; geckosched check shows what a start would do")
+        say("the configuration is fine; geckosched check shows what a start would do")
     return code or FAILED
 
 
@@ -563,7 +604,7 @@ _NOT_YET = "asked for, but the store does not say so yet; see geckosched status"
 
 def _configure(config: Path | None, database: Path | None) -> Configuration:
     configuration = load_configuration(config)
-    secrets.set(Secrets(configuration.scheduler.secrets))
+    logs.hide(Secrets(configuration.scheduler.secrets))
     return _on_database(configuration, database)
 
 
@@ -578,6 +619,28 @@ def _on_database(configuration: Configuration, database: Path | None) -> Configu
     return dataclasses.replace(configuration, scheduler=dataclasses.replace(configuration.scheduler, database=database))
 
 
+def _read_anyway(config: Path | None, database: Path | None) -> tuple[Configuration | None, SchedulerConfig, int]:
+    """Return the configuration, for a command that answers from the store whatever is wrong with it: that is said, and
+    the settings are then no more than where the store is. The third is the exit code."""
+    try:
+        configuration = _configure(config, database)
+    except ConfigError as error:
+        place = database or find_database(config)
+        settings = SchedulerConfig(database=place) if place else SchedulerConfig()
+        _complain_of(ConfigError(f"{error}{'' if place else f'; showing ./{settings.database}, the default'}"))
+        return None, settings, USAGE
+    return configuration, configuration.scheduler, DONE
+
+
+def _remark_on_store(settings: SchedulerConfig) -> None:
+    """Say what is odd about a store that can be shown all the same."""
+    store = Store(settings.database)
+    if not store.path.parent.is_dir():
+        complain(f"{store.path}: the folder {store.path.parent} is not there")
+    elif newer := store.newer():
+        complain(f"{store.path}: written by a newer geckosched ({newer}), shown as far as this one understands it")
+
+
 def _forecast(config: Path | None, database: Path | None) -> tuple[Forecast, int]:
     """Return what `check` shows, and its exit code. With a wrong configuration no job would run, so none is shown."""
     configuration, wrong = read_configuration(config)
@@ -589,7 +652,7 @@ def _forecast(config: Path | None, database: Path | None) -> tuple[Forecast, int
         name = str(path) if path else None
         return Forecast(name, str(place), place.exists(), None, tuple(wrong), plugins=_unloaded_plugins()), USAGE
     settings = configuration.scheduler
-    secrets.set(Secrets(settings.secrets))
+    logs.hide(Secrets(settings.secrets))
     scheduler = CollectionScheduler(dataclasses.replace(settings, database=place) if place else settings)
     with _kept_warnings() as warnings:
         try:
@@ -621,7 +684,7 @@ def _expect_job(name: str, found: Status, not_scheduled: Mapping[str, str]) -> J
     if name in not_scheduled:
         raise ConfigError(f"{name} is not scheduled: it {screens.with_place(name, not_scheduled[name])}")
     if name not in jobs:
-        raise UnknownJob(name, jobs)
+        raise UnknownJob(name, [*jobs, *not_scheduled])
     return jobs[name]
 
 
@@ -670,20 +733,27 @@ def _is_off_by_default(job: JobStatus, configuration: Configuration) -> bool:
 def _say_what_delays(found: Status) -> None:
     """Warn that a leader which gives no sign of life will hardly answer: callers wait for it for a minute."""
     if silence := screens.silence(found.scheduler, datetime.now(UTC)):
-        _say(f"{silence}; waiting up to a minute for its answer")
+        say(f"{silence}; waiting up to a minute for its answer")
 
 
 def _objections(found: Status, now: datetime) -> list[str]:
-    """Return what `status --check` objects to. Whether the store can be written is tried only where it may be why:
-    while all is well a check reads."""
+    """Return what `status --check` objects to."""
     said = _objections_to_leader(found, now)
-    if said and (screens.is_led(found) or Path(found.scheduler.database).exists()):
-        said.append(Store(Path(found.scheduler.database)).obstacle() or "")
+    if screens.is_led(found) or Path(found.scheduler.database).exists():
+        said.append(_obstacle(found, now))
     sick = [job for job in found.jobs if job.health is Health.UNHEALTHY]
     if sick:
         few = ", ".join(f"{job.job_id} ({job.reason})" for job in sick[:screens.FEW])
         said.append(f"unhealthy: {few}{f' and {len(sick) - screens.FEW} more' if len(sick) > screens.FEW else ''}")
     return [each for each in said if each]
+
+
+def _obstacle(found: Status, now: datetime) -> str:
+    """Return why the store can't be written. That is tried only where it may be why the leader is silent: while all is
+    well, who looks reads."""
+    if not _objections_to_leader(found, now):
+        return ""
+    return Store(Path(found.scheduler.database)).obstacle() or ""
 
 
 def _objections_to_leader(found: Status, now: datetime) -> list[str]:
@@ -742,12 +812,6 @@ def _orphans(scheduler: CollectionScheduler, runs: Sequence[Run]) -> frozenset[i
     """Return the ids of those runs that are open although nobody leads: their process is gone."""
     ids = frozenset(each.id for each in runs if each.outcome is None)
     return frozenset() if not ids or scheduler.is_led() else ids
-
-
-def _reasons(jobs: Sequence[JobStatus]) -> dict[str, str]:
-    """Say why the last runs of jobs were partial."""
-    partial = [job for job in jobs if job.last_outcome is Outcome.PARTIAL]
-    return {job.job_id: screens.first_lines(job.last_detail) for job in partial}
 
 
 def _has_failed(run: Run) -> bool:
@@ -912,9 +976,9 @@ def main() -> NoReturn:
         code = DONE
     except OSError as error:  # stdout is full or gone
         with suppress(OSError):
-            _complain(str(error))
+            complain(str(error))
     except BaseException:
-        _say(traceback.format_exc().rstrip())
+        say(traceback.format_exc().rstrip(), logging.ERROR)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads any more

@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     from geckosched.reload import Applied, Change
     from geckosched.spellings import Spellings
     from geckosched.statistics import JobStatistics
-    from geckosched.views import JobStatus, Status
+    from geckosched.views import JobStatus, RunLoss, Status
 
 __version__ = "0.1.0"
 
@@ -123,16 +123,26 @@ class StoreError(GeckoschedError):
 
 
 class UnknownJob(GeckoschedError, LookupError):
-    """No job has this id. `matches` are the closest ids, best first."""
+    """No job has this id. `matches` are the closest ids, best first: those that it is a part of, then those that are
+    spelt alike."""
 
     def __init__(self, job_id: str, known: Iterable[str] = (), why: str | None = None) -> None:
         self.job_id = job_id
-        self.matches = tuple(difflib.get_close_matches(job_id, list(known), n=3, cutoff=0.5))
-        hint = f', did you mean "{self.matches[0]}"?' if self.matches else ""
+        names, part = list(known), job_id.casefold()
+        longer = sorted((len(name), name) for name in names if len(part) > 1 and part in name.casefold())
+        alike = difflib.get_close_matches(job_id, names, n=3, cutoff=0.5)
+        self.matches = tuple(dict.fromkeys([*(name for _, name in longer), *alike]))[:3]
+        hint = f', did you mean "{self.matches[0]}"?' if self.matches else _few(names)
         text = f'no job is called "{job_id}"{hint}'
         if job_id in self.matches:
             text = f'job "{job_id}" is in the store, but its collector is not registered in this process'
         super().__init__(text if why is None else f'job "{job_id}" {why}')
+
+
+def _few(jobs: Sequence[str]) -> str:
+    """Name the jobs that there are, ten at most."""
+    more = f" and {len(jobs) - 10} more" if len(jobs) > 10 else ""
+    return f" (there are {', '.join(sorted(jobs)[:10])}{more})" if jobs else ""
 
 
 class DuplicateJob(GeckoschedError, ValueError):
@@ -292,13 +302,15 @@ class Secrets:
 
 class SafeLogger(logging.Logger):
     """Speaks through one of the host's loggers, without secrets: they are gone from a record, its traceback and its
-    `extra` before that logger's filters and anybody's handlers see it. Without secrets records are left alone."""
+    `extra` before that logger's filters and anybody's handlers see it. Without secrets records are left alone, but for
+    the attributes that say what they are `about`."""
 
-    def __init__(self, speaker: logging.Logger, secrets: Secrets) -> None:
+    def __init__(self, speaker: logging.Logger, secrets: Secrets, **about: object) -> None:
         super().__init__(speaker.name)
         self.parent, self.handlers, self.filters = speaker, speaker.handlers, speaker.filters
         self._speaker = speaker
         self._secrets = secrets
+        self._about = about
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
         return self._speaker.isEnabledFor(level)
@@ -307,9 +319,10 @@ class SafeLogger(logging.Logger):
         self._speaker.setLevel(level)
 
     def getChild(self, suffix: str) -> SafeLogger:  # noqa: N802 - logging's name
-        return SafeLogger(self._speaker.getChild(suffix), self._secrets)
+        return SafeLogger(self._speaker.getChild(suffix), self._secrets, **self._about)
 
     def handle(self, record: logging.LogRecord) -> None:
+        vars(record).update(self._about)
         if self._secrets:
             self._hide(record)
         self._speaker.handle(record)
@@ -324,9 +337,9 @@ class SafeLogger(logging.Logger):
         values = vars(record)
         values.update({name: self._secrets.hide_in(value) for name, value in values.items()}, args=())
 
-    def note(self, level: int, text: str, *arguments: object) -> None:
+    def note(self, level: int, text: str, *arguments: object, **about: object) -> None:
         """Log from a loop: the host's log handlers may raise, which must not end it."""
-        _guard(lambda: self.log(level, text, *arguments))
+        _guard(lambda: self.log(level, text, *arguments, extra=about))
 
 
 # ======================================================================================================================
@@ -1561,9 +1574,11 @@ class RunContext:
 
     @property
     def log(self) -> logging.Logger:
-        """A logger of this job: `geckosched.job.JOB_ID`. Its records show no secret of the configuration."""
+        """A logger of this job: `geckosched.job.JOB_ID`. Its records show no secret of the configuration, and have the
+        attributes `job_id` and `run_id`."""
         if self._log is None:
-            self._log = SafeLogger(log.getChild("job").getChild(self.job_id), self._secrets)
+            speaker = log.getChild("job").getChild(self.job_id)
+            self._log = SafeLogger(speaker, self._secrets, job_id=self.job_id, run_id=self.id)
         return self._log
 
     @property
@@ -2199,7 +2214,11 @@ def _is_of_the_file(error: BaseException) -> bool:
 
 def is_writable(path: os.PathLike[str]) -> bool:
     """Whether this process may write a file, or make files in a folder."""
-    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+    return _is_allowed(path, os.W_OK)
+
+
+def _is_allowed(path: os.PathLike[str], mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _quote(name: str) -> str:
@@ -2336,6 +2355,8 @@ class Store:
             return "it is a folder"
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return f"{self._lock_holder()} holds it"
+        if not _is_allowed(self.path, os.R_OK):
+            return "this user may not read it"
         if code != sqlite3.SQLITE_FULL and not is_writable(self.path.parent):
             return "its folder is read-only, and SQLite needs files beside it"
         if code == sqlite3.SQLITE_READONLY:
@@ -2400,9 +2421,16 @@ class Store:
             connection.execute("PRAGMA query_only=ON")
         return connection
 
+    def is_there(self) -> bool:
+        """Whether there is a file. Raises StoreError where this user may not look."""
+        try:
+            return self.path.exists()
+        except OSError as error:
+            raise StoreError(f"{self.path}: {error.strerror} (this user may not look into its folder)") from error
+
     def read(self, sql: str, params: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """Run one query of ours on a connection of its own; a store that is not there yet has no rows."""
-        if not self.path.exists():
+        if not self.is_there():
             return []
         with self.gate, contextlib.closing(self.open_reader()) as connection:
             try:
@@ -3387,15 +3415,18 @@ class Execution:
             error=ending.error, traceback=ending.traceback)
 
     def report(self, ending: Ending, finished_at: int) -> None:
-        """Say in the log how it ended."""
+        """Say in the log how it ended, in a line that is no longer than a person reads; the run's row has the rest."""
         level = logging.WARNING if ending.outcome in (Outcome.FAILED, Outcome.TIMED_OUT) else logging.INFO
         if self.lead.log.isEnabledFor(level):
             seconds = (finished_at - self.started_at) / SECOND
             error = ": ".join(part for part in (ending.error_type, ending.error) if part)
             why = error or (ending.detail or "").replace("\n", "; ")
-            name, why = self.job.registration.job_id, f" ({why[:200]})" if why else ""
+            why = why if len(why) <= 120 else f"{why[:100].rstrip()} ...; see geckosched runs {self.id}"
+            name, why = self.job.registration.job_id, f" ({why})" if why else ""
             rows = f"{self.rows} row{'' if self.rows == 1 else 's'}"
-            self.lead.log.log(level, "%s: %s, %s, %.1f s%s", name, ending.outcome, rows, seconds, why)
+            about = {"job_id": name, "run_id": self.id, "outcome": str(ending.outcome), "seconds": round(seconds, 3),
+                     "rows": self.rows, "error_type": ending.error_type, "error": ending.error}
+            self.lead.log.log(level, "%s: %s, %s, %.1f s%s", name, ending.outcome, rows, seconds, why, extra=about)
 
     # -- the ticker's side
 
@@ -3592,8 +3623,11 @@ class Requests:
                     return self.get(request) if led else None
                 Inbox().wait(0.05)
 
-    def follow(self, row: sqlite3.Row, wait: bool, until: float) -> Run | None:
-        """Wait for the run of a trigger by reading the store, `until` then; None while it waits for its turn."""
+    def follow(self, row: sqlite3.Row, wait: bool, until: float, on_wait: Callable[[], None]) -> Run | None:
+        """Wait for the run of a trigger by reading the store, `until` then; None while it waits for its turn, which
+        `on_wait` hears of once."""
+        if (row["answer"] or "").startswith("waits "):
+            on_wait()
         while True:
             runs = self._store.runs("id = ?", (row["run_id"],), 1) if row["run_id"] else []
             if runs and (runs[0].outcome is not None or not wait):
@@ -4004,7 +4038,8 @@ class Checkup:
         if {old, found.health} == {Health.PENDING, Health.HEALTHY}:
             level = logging.DEBUG
         why = f" ({found.reason})" if found.reason else ""
-        lead.log.log(level, "%s: %s, was %s%s", job_id, found.health, old, why)
+        about = {"job_id": job_id, "health": str(found.health)}
+        lead.log.log(level, "%s: %s, was %s%s", job_id, found.health, old, why, extra=about)
         lead.hooks.tell("health_changed", job_id=job_id, old=old, new=found.health, reason=found.reason)
 
 
@@ -4255,7 +4290,8 @@ class Ticker:
         now = self._clock.now()
         foreign = row is not None and row["collector"] != registration.name
         if foreign:
-            self._note(logging.WARNING, "job %s was of another collector: it starts anew", registration.job_id)
+            job_id = registration.job_id
+            self._note(logging.WARNING, "job %s was of another collector: it starts anew", job_id, job_id=job_id)
             row = None
         job = restored(registration, row, self._delays, now)
         job.slot = self._timetable.add(registration.grid, lambda due: self._on_due(job, due))
@@ -4399,7 +4435,7 @@ class Ticker:
         then = functools.partial(self._lead.hooks.tell, "breaker_changed", job_id=job_id, old=before,
                                  new=BreakerState.CLOSED, reason="somebody reset it") if was_reset else None
         if was_reset:
-            self._note(logging.INFO, "%s: breaker closed, somebody reset it", job_id)
+            self._note(logging.INFO, "%s: breaker closed, somebody reset it", job_id, job_id=job_id)
         self._lead.writer.inbox.put(Statements(statements, reply, answer, then))
 
     def trigger(self, job_id: str, inbox: Inbox) -> None:
@@ -4724,12 +4760,16 @@ class Ticker:
                  again_after=ending.again_after)
         if breaker.state is not before and breaker.retry_at is not None:
             probe_at = _readable(to_text(breaker.retry_at))
-            self._note(logging.WARNING, "%s: breaker open, one probe at %s", registration.job_id, probe_at)
+            level = logging.WARNING if before is BreakerState.CLOSED else logging.DEBUG  # of a probe its own line says
+            job_id = registration.job_id
+            self._note(level, "%s: breaker open, one probe at %s", job_id, probe_at, job_id=job_id,
+                       run_id=execution.id)
             count = breaker.consecutive_errors
             errors = "one error" if count == 1 else f"{count} errors in a row"
             self._note_breaker(execution, before, f"{errors}, the last run {outcome}; one probe at {probe_at}")
         elif breaker.state is not before:
-            self._note(logging.INFO, "%s: breaker closed", registration.job_id)
+            job_id = registration.job_id
+            self._note(logging.INFO, "%s: breaker closed", job_id, job_id=job_id, run_id=execution.id)
             self._note_breaker(execution, before, f"a run {outcome}")
         if execution.dry is not None:  # it served no slot
             self._plan(job, job.next)
@@ -4777,7 +4817,8 @@ class Ticker:
                 again = now + left
             elif execution.stop is None:
                 job_id, limit = execution.registration.job_id, format_duration(execution.registration.timeout)
-                self._note(logging.WARNING, "%s: over its time limit of %s, asked to stop", job_id, limit)
+                self._note(logging.WARNING, "%s: over its time limit of %s, asked to stop", job_id, limit,
+                           job_id=job_id, run_id=execution.id)
                 self._ask_to_stop(execution, TIME_LIMIT)
                 again = now + GRACE
             elif execution.waiting_since is not None or self._abandoned >= self._lead.config.max_workers:
@@ -5209,12 +5250,14 @@ class CollectionScheduler:
         """Close a job's breaker and forget its errors."""
         self._operate("reset", job_id, {})
 
-    def execute_collector_now(self, job_id: str, *, wait: bool = True, timeout: float | None = None) -> Run | None:
+    def execute_collector_now(self, job_id: str, *, wait: bool = True, timeout: float | None = None,
+                              on_wait: Callable[[], None] = lambda: None) -> Run | None:
         """Run a job now, by the same path as a scheduled run; a run in progress is waited for first.
 
         Returns the Run when it has ended. With `wait=False`, or when `timeout` (seconds) has passed, returns it as it
-        stands, or None while it waits for its turn. Elsewhere than in the leader this is a request to it; with nobody
-        leading, this process takes the lead for that one run, and waits.
+        stands, or None while it waits for its turn; `on_wait` is called once (on this thread) if it has to. Elsewhere
+        than in the leader this is a request to it; with nobody leading, this process takes the lead for that one run,
+        and waits.
         """
         until = math.inf if timeout is None else time.monotonic() + timeout
         while True:
@@ -5223,11 +5266,11 @@ class CollectionScheduler:
                     inbox = Inbox()
                     if not lead.ticker.submit(lead.ticker.trigger, job_id, inbox):
                         raise SchedulerClosed(f"the scheduler stopped before {job_id} could run")
-                    run_id = self._await_run(job_id, inbox, wait or lead is not self.lead, timeout)
+                    run_id = self._await_run(job_id, inbox, wait or lead is not self.lead, timeout, on_wait)
                     return None if run_id is None else self.get_run(run_id)
             if (row := self._requests.ask("trigger", job_id, {}, until)) is not None:
                 self._check_answer("trigger", job_id, row["answer"])
-                return self._requests.follow(row, wait, until)
+                return self._requests.follow(row, wait, until, on_wait)
 
     def dry_run(self, job_id: str) -> DryRun:
         """Run a job here and return what it would have stored; nothing is stored but the calls of its budget.
@@ -5243,10 +5286,11 @@ class CollectionScheduler:
             notes, inbox = DryNotes(), Inbox()
             if not lead.ticker.submit(lead.ticker.run_dry, job_id, notes, inbox):
                 raise SchedulerClosed(f"the scheduler stopped before {job_id} could run")
-            self._await_run(job_id, inbox, True, None)
+            self._await_run(job_id, inbox, True, None, lambda: None)
             return notes.result()
 
-    def _await_run(self, job_id: str, inbox: Inbox, wait: bool, timeout: float | None) -> int | None:
+    def _await_run(self, job_id: str, inbox: Inbox, wait: bool, timeout: float | None,
+                   on_wait: Callable[[], None]) -> int | None:
         """Wait for a run to end, or to start; returns its id, None if it waits for its turn when the time is over."""
         until = None if timeout is None else self._clock.monotonic() + round(timeout * SECOND)
         run_id: int | None = None
@@ -5262,6 +5306,8 @@ class CollectionScheduler:
                     raise SchedulerClosed(f"the scheduler stopped before {job_id} could run")
                 if word == "busy":
                     raise SchedulerClosed(f"dry run of {job_id}: {found}")
+                if word == "waiting":
+                    on_wait()
                 run_id = found
                 if word == "finished" or not wait:
                     return cast("int | None", run_id)
@@ -5466,6 +5512,14 @@ class CollectionScheduler:
             raise UnknownJob(str(run_id))
         return found[0]
 
+    def get_losses(self, run_id: int) -> list[RunLoss]:
+        """Return what a run counted as lost, by target."""
+        try:
+            from geckosched.views import read_losses
+        except ImportError as error:
+            raise GeckoschedError("get_losses needs the whole package") from error
+        return read_losses(self._store, run_id)
+
     def _known_jobs(self) -> set[str]:
         rows = self._store.read("SELECT job_id FROM geckosched_jobs WHERE retired_at IS NULL")
         return {row["job_id"] for row in rows} | set(self._registrations)
@@ -5473,7 +5527,10 @@ class CollectionScheduler:
     def _unknown(self, job_id: str) -> UnknownJob:
         elsewhere = job_id in self._registrations and self.lead is None and self._lock.is_held()
         why = "is registered here, but the process that leads does not have it" if elsewhere else None
-        return UnknownJob(job_id, self._known_jobs(), why)
+        known = self._known_jobs()
+        if not known and not self._store.is_there():
+            why = f"is not known: {self._store.path} is not there yet"
+        return UnknownJob(job_id, known, why)
 
     # -- life
 
