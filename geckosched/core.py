@@ -26,7 +26,8 @@ Reading order, leaf first:
     13  CollectionScheduler      what callers see
 
 Times inside are whole microseconds since the epoch in UTC; outside they are aware datetimes, in SQL text. The file
-works when copied alone beside pluggy, schedule and sqlite-utils. It needs POSIX (flock).
+works when copied alone beside pluggy, schedule and sqlite-utils: what else of the package it uses it imports from where
+it lies itself, hence `from .views`, and does without where that is missing. It needs POSIX (flock).
 """
 
 from __future__ import annotations
@@ -257,7 +258,7 @@ class Secrets:
         if wanted == self._values:
             return
         try:
-            from geckosched.spellings import Spellings
+            from .spellings import Spellings
         except ImportError as error:
             raise ConfigError("secrets: they need the whole package, core.py alone can't hide them") from error
         self._values, self._spellings = wanted, Spellings(wanted)
@@ -2282,7 +2283,7 @@ class Store:
 
     def _expect_local(self) -> None:
         try:
-            from geckosched.filesystem import doubt_about, objection_to, read_mounts
+            from .filesystem import doubt_about, objection_to, read_mounts
         except ImportError:  # core.py alone
             return
         mounts = read_mounts()
@@ -2365,7 +2366,7 @@ class Store:
 
     def _lock_holder(self) -> str:
         try:
-            from geckosched.filesystem import lock_holder
+            from .filesystem import lock_holder
         except ImportError:  # core.py alone
             return "another program"
         return lock_holder(self.path) or "another program"
@@ -4056,7 +4057,7 @@ _CHECKUP_SQL = """
 
 def _new_pruner() -> Pruner | None:
     try:
-        from geckosched.pruning import Pruner
+        from .pruning import Pruner
     except ImportError:  # core.py alone keeps all history
         return None
     return Pruner()
@@ -5163,7 +5164,7 @@ class CollectionScheduler:
         if not isinstance(config, SchedulerConfig):
             return config.apply_to(self)
         try:
-            from geckosched.reload import Plan
+            from .reload import Plan
         except ImportError as error:
             raise GeckoschedError("apply needs the whole package") from error
         with self._applying:  # no plugin code runs in here, but for the comparison of options
@@ -5444,7 +5445,7 @@ class CollectionScheduler:
         registered here but not stored yet. With `job_id` the one job only, or none if there is none of this id. (This
         and what builds on it need a second file: `geckosched.views`.)"""
         try:
-            from geckosched.views import read_status
+            from .views import read_status
         except ImportError as error:
             raise GeckoschedError("get_status needs the whole package, core.py alone has get_runs") from error
         leading = self._lock.is_held()
@@ -5459,7 +5460,7 @@ class CollectionScheduler:
         """Return what a start here and now would do: each job's next run, and the calls that the jobs ask of their
         budgets. Reads the store if there is one, and writes nothing. (This needs `geckosched.forecast`.)"""
         try:
-            from geckosched.forecast import read_forecast
+            from .forecast import read_forecast
         except ImportError as error:
             raise GeckoschedError("get_forecast needs the whole package") from error
         with self._mutex:
@@ -5477,7 +5478,7 @@ class CollectionScheduler:
         """Return how a job does, over the last day and in all. Raises UnknownJob. (This needs
         `geckosched.statistics`.)"""
         try:
-            from geckosched.statistics import read_statistics
+            from .statistics import read_statistics
         except ImportError as error:
             raise GeckoschedError("get_statistics needs the whole package") from error
         if job_id not in self._known_jobs():
@@ -5515,7 +5516,7 @@ class CollectionScheduler:
     def get_losses(self, run_id: int) -> list[RunLoss]:
         """Return what a run counted as lost, by target."""
         try:
-            from geckosched.views import read_losses
+            from .views import read_losses
         except ImportError as error:
             raise GeckoschedError("get_losses needs the whole package") from error
         return read_losses(self._store, run_id)
