@@ -1,7 +1,7 @@
 """`status --check`, the health check of a container or a monitor: what it objects to, in one line on stderr.
 
-test_cli_operator.py has it beside a real leader that is stopped, test_container.py in a container's environment. Here the
-leader is a scheduler of this process; its clock, which is the heartbeat's, says how old the heartbeat is.
+test_cli_operator.py has it beside a real leader that is stopped, test_container.py in a container's environment. Here
+the leader is a scheduler of this process; its clock, which is the heartbeat's, says how old the heartbeat is.
 """
 
 from __future__ import annotations
