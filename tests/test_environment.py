@@ -354,6 +354,7 @@ def test_check_judges_the_environment_and_the_secrets(monkeypatch: pytest.Monkey
         "geckosched: geckosched.toml: [plugins.x] key: env:NONE: no variable has this name",
         'geckosched: GECKOSCHED_SCHEDULER__MAX_WORKER: unknown key, did you mean "max_workers"?',
         'geckosched: geckosched.toml: [collectors.y] every: found 5, a duration needs a unit, such as "30s"',
+        'geckosched: warning: [collectors.y] no installed collector is called "y" (none is allowed)',
     ]
 
 
