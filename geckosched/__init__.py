@@ -42,10 +42,12 @@ from geckosched.core import (
     to_text,
 )
 from geckosched.forecast import BudgetForecast, Forecast, JobForecast, NotScheduled, Setup
+from geckosched.reload import Applied, NeedsRestart
 from geckosched.statistics import JobStatistics, PeriodStatistics, Spread
 from geckosched.views import JobStatus, SchedulerInfo, Status
 
 __all__ = [
+    "Applied",
     "Batch",
     "Breaker",
     "BreakerState",
@@ -66,6 +68,7 @@ __all__ = [
     "JobForecast",
     "JobStatistics",
     "JobStatus",
+    "NeedsRestart",
     "NotScheduled",
     "Outcome",
     "PeriodStatistics",

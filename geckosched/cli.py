@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib.metadata
 import logging
 import os
@@ -61,6 +62,7 @@ from geckosched.core import (
     parse_duration,
 )
 from geckosched.forecast import Forecast
+from geckosched.reload import Reloader
 from geckosched.rendering import (
     clean,
     count,
@@ -214,6 +216,7 @@ def geckosched(
 
 @app.command()
 def run(
+    ctx: typer.Context,
     only: Annotated[list[str] | None, typer.Option("--only", metavar="JOB", help="Only this job; repeatable.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Run every enabled job once, then end.")] = False,
     for_: Annotated[str | None, typer.Option("--for", metavar="30s", help="End by itself after this long.")] = None,
@@ -223,14 +226,19 @@ def run(
     """Run the jobs in the foreground.
 
     While another process runs them this one stands by, and takes over when that one ends. A first Ctrl-C or SIGTERM
-    waits for the runs, a second one does not.
+    waits for the runs, a second one does not. SIGHUP reads the configuration again, as `geckosched reload` does.
     """
     if once and for_:
         raise _UsageError("--once ends by itself, so it doesn't go with --for")
     seconds = None if for_ is None else parse_duration(for_, "--for") / SECOND
     log.setLevel(logging.INFO)
     manager = ServiceManager.take(os.environ)  # before a plugin can start a program that would inherit it
-    scheduler = _load(_configure(config, database))
+    reloader = Reloader()
+    if not once:
+        ctx.with_resource(reloader.hearing())
+    configuration = _configure(config, database)
+    scheduler = _load(configuration)
+    secrets.set(scheduler.secrets)  # those of a reload, too
     found = scheduler.get_status()
     chosen = {job.job_id for job in found.jobs}.intersection(only or ())
     jobs = f"{len(chosen)} of {count(len(found.jobs), 'job')} (--only)" if only else count(len(found.jobs), "job")
@@ -241,7 +249,8 @@ def run(
         log.info("off by default: %s (%s)", name, screens.how_to_turn_on(name))
     if once:
         raise typer.Exit(_run_once(scheduler, only or ()))
-    with manager.watching(scheduler):
+    read = functools.partial(_read_again, configuration, database)
+    with manager.watching(scheduler), reloader.serving(scheduler, read, manager.reloading):
         scheduler.run_forever(seconds, only=only or None)
 
 
@@ -512,6 +521,40 @@ def reset(job: JobId, config: Config = None, database: Database = None) -> None:
     put(f"{job} needed no reset: {said}" if needless else f"reset {job}: {said}")
 
 
+@app.command()
+def reload(config: Config = None, database: Database = None) -> None:
+    """Have the process that runs the jobs read its configuration again.
+
+    All of it is checked first: with an error nothing changes. Only what differs is touched, and what needs a restart is
+    said. With nobody leading there is nothing to reload, and the configuration is judged as `check` does.
+    """
+    place = database or find_database(config) or SchedulerConfig().database  # whatever else is wrong: the leader judges
+    scheduler = CollectionScheduler(SchedulerConfig(database=place))
+    _say_what_delays(scheduler.get_status())
+    if (answer := scheduler.request_reload()) is None:
+        raise typer.Exit(_nothing_to_reload(scheduler, config, database))
+    kind, _, lines = answer.partition(": ")
+    if kind not in ("refused", "expired"):
+        put(answer)
+        return
+    for line in lines.splitlines() or ["the leader did not answer within a minute, it hangs or is stopped"]:
+        _complain(f"not reloaded: {line}")
+    raise typer.Exit(FAILED)
+
+
+def _nothing_to_reload(scheduler: CollectionScheduler, config: Path | None, database: Path | None) -> int:
+    """Judge the configuration as `check` does; return the exit code."""
+    place = scheduler.get_status().scheduler.database
+    _complain(f"nobody leads {place}, so there is nothing to reload (another database needs a restart)")
+    _divert_stdout()
+    found, code = _forecast(config, database)
+    for line in (*found.errors, *(f"warning: {each}" for each in found.warnings)):
+        _complain(line)
+    if not code:
+        _say("the configuration is fine; geckosched check shows what a start would do")
+    return code or FAILED
+
+
 # -- What the commands share -------------------------------------------------------------------------------------------
 
 _NOT_YET = "asked for, but the store does not say so yet; see geckosched status"
@@ -520,6 +563,15 @@ _NOT_YET = "asked for, but the store does not say so yet; see geckosched status"
 def _configure(config: Path | None, database: Path | None) -> Configuration:
     configuration = load_configuration(config)
     secrets.set(Secrets(configuration.scheduler.secrets))
+    return _on_database(configuration, database)
+
+
+def _read_again(configuration: Configuration, database: Path | None) -> Configuration:
+    return _on_database(configuration.read_again(), database)
+
+
+def _on_database(configuration: Configuration, database: Path | None) -> Configuration:
+    """Return a configuration with the store that was named instead of its own, if one was."""
     if database is None:
         return configuration
     return dataclasses.replace(configuration, scheduler=dataclasses.replace(configuration.scheduler, database=database))

@@ -45,6 +45,7 @@ from geckosched.core import (
     CollectionScheduler,
     CollectorRegistry,
     ConfigError,
+    PluginSetup,
     SchedulerConfig,
     Secrets,
     _one_line,
@@ -66,6 +67,7 @@ from geckosched.outside import (
     variables,
     words_of,
 )
+from geckosched.reload import Applied
 
 __all__ = [
     "DEFAULT_FILE",
@@ -215,6 +217,37 @@ class Configuration:
             raise ConfigError("\n".join(f"{line}{self._about_disabled(line)}" for line in errors.lines))
         resolved._warn_of_unused_budgets(scheduler)
 
+    def apply_to(self, scheduler: CollectionScheduler) -> Applied:
+        """Have a scheduler go on with this configuration, as `CollectionScheduler.apply` does; its plugins stay as they
+        are. Raises one ConfigError of all that is wrong, before anything is changed."""
+        errors, registry = self.sources.errors(), scheduler.registry
+        resolved = self.resolved(registry, errors)
+        tables = {name: _for_collector(name, table, registry) for name, table in resolved.collectors.items()}
+        reader = functools.partial(read_options, folder=self.sources.folder)
+        jobs = scheduler.draft_jobs(tables, reader, resolved.scheduler)
+        errors.found += [line for error in jobs.errors for line in str(error).splitlines()]
+        with errors.kept():
+            resolved._check_free_options(scheduler)
+        if errors.found:
+            hints = (f"{self._about_disabled(line)}{self._about_restart(line, scheduler)}" for line in errors.lines)
+            raise ConfigError("\n".join(map("".join, zip(errors.lines, hints, strict=True))))
+        applied = scheduler.apply(resolved.scheduler, jobs=jobs, plugins=self.plugin_setup)
+        if any(name.startswith("budgets.") for name in applied.settings):
+            resolved._warn_of_unused_budgets(scheduler)
+        return applied
+
+    @property
+    def plugin_setup(self) -> PluginSetup:
+        """Which plugins it loads, and with what."""
+        return PluginSetup(self.only_plugins, self.disable, self.load, self.plugin_settings)
+
+    def read_again(self, environ: Mapping[str, str] = os.environ) -> Configuration:
+        """Read it anew, from the file that it was read from. Without one it is looked for as at the start. Raises
+        ConfigError, also if the file is gone: nobody means that by taking it away."""
+        if self.path is not None and not self.path.exists():
+            raise ConfigError(f"{self.path}: no such file any more")
+        return load_configuration(self.path, environ)
+
     def resolved(self, registry: CollectorRegistry, errors: _Errors | None = None) -> Configuration:
         """Return it with the tables of collectors and budgets as they are once the plugins are known: a variable of
         the environment may mean a job, an option or a budget that only they can name. Raises ConfigError, if what is
@@ -281,6 +314,11 @@ class Configuration:
     @property
     def _place(self) -> str:
         return f"{self.path}: " if self.path else ""
+
+    def _about_restart(self, line: str, scheduler: CollectionScheduler) -> str:
+        """Return a hint for an error about a missing collector: its plugin may have come after the start."""
+        missing = "no installed collector is called" in line
+        return " (a plugin that is new needs a restart)" if missing and not scheduler.registry.broken else ""
 
     def _about_disabled(self, line: str) -> str:
         """Return a hint for an error about a missing collector: a plugin that the file disables may bring it."""

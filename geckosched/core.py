@@ -61,7 +61,7 @@ import time
 import traceback
 import uuid
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
@@ -76,6 +76,8 @@ import schedule
 
 if TYPE_CHECKING:
     from geckosched.forecast import Forecast
+    from geckosched.pruning import Pruner
+    from geckosched.reload import Applied, Change
     from geckosched.spellings import Spellings
     from geckosched.statistics import JobStatistics
     from geckosched.views import JobStatus, Status
@@ -749,6 +751,16 @@ class Grid:
         self._days = every // DAY
         self._first_day = date(1970, 1, 5 if every % WEEK == 0 else 1).toordinal()
 
+    def __eq__(self, other: object) -> bool:
+        """Whether it has the same slots; a zone tells the moments of `at` only."""
+        return isinstance(other, Grid) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[object, ...]:
+        return (self.every, self.phase) if self._at is None else (self.every, self._at, str(self._zone))
+
     def slot(self, k: int) -> int:
         """Return the moment of slot k."""
         if self._at is None:
@@ -1099,6 +1111,15 @@ class Ledger:
         self.closed_until = closed_until
         self.mend(now)
 
+    def change(self, budget: Budget, now: int) -> None:
+        """Go on with another rate or burst. What was called before still counts: each place is held for the new
+        window, and as many calls as were ahead of the pace are so by the new pause."""
+        old, self.budget = self.budget, budget
+        longer = budget.window - old.window
+        self._places = {place: None if end is None else end + longer for place, end in self._places.items()}
+        self._due = now + max(0, self._due - now) * budget.pause // old.pause
+        self.mend(now)
+
     def mend(self, now: int) -> None:
         """The clock was set back while nobody led: no place is held longer than a window from now, no pause is longer
         than the burst's."""
@@ -1113,9 +1134,11 @@ class Ledger:
 
 
 class Service:
-    """A budget in use: its ledger, the calls that wait, and the runs of jobs that name it."""
+    """A budget in use: its ledger, the calls that wait, and the runs of jobs that name it. `declared` is the budget as
+    collectors say it; None while only the store has said it."""
 
     def __init__(self, budget: Budget) -> None:
+        self.declared: Budget | None = budget
         self.ledger = Ledger(budget)
         self.waiting: list[tuple[int, int, Execution, Inbox]] = []
         self.running = 0
@@ -1138,9 +1161,14 @@ class Switchboard:
 
     def use(self, budget: Budget) -> Service:
         """Return the service of a budget, made at first use."""
-        if budget.name not in self._services:
-            self._services[budget.name] = Service(self._overridden(budget))
-        return self._services[budget.name]
+        service = self._services.get(budget.name)
+        if service is None:
+            service = self._services[budget.name] = Service(budget)
+            service.ledger.budget = self._overridden(budget)
+        elif service.declared is None:
+            service.declared = budget
+            service.ledger.budget = self._overridden(budget)
+        return service
 
     def _overridden(self, budget: Budget) -> Budget:
         return dataclasses.replace(budget, **self._overrides.get(budget.name, {}))
@@ -1148,13 +1176,25 @@ class Switchboard:
     def restore(self, row: sqlite3.Row, now: int) -> None:
         """Take up a stored ledger; rate and burst are what a collector or the configuration says now."""
         service = self.use(Budget(row["name"], row["rate"], row["burst"]))
+        service.declared = None
         service.ledger.load(row["calls"], _from_text_or_none(row["closed_until"]) or 0, now)
 
-    def count_job(self, budget: Budget | None, priority: int, count: int) -> None:
+    def override(self, overrides: Mapping[str, Mapping[str, Any]], now: int) -> None:
+        """Let other rates and bursts of the configuration win from now on; the ledgers go on."""
+        self._overrides = overrides
+        for service in self._services.values():
+            if service.declared is not None and (wanted := self._overridden(service.declared)) != service.ledger.budget:
+                service.ledger.change(wanted, now)
+                self._save(service.ledger, None, True)
+
+    def count_job(self, budget: Budget | None, priority: int, count: int, now: int) -> None:
         """Note that a job which names a budget comes (1) or goes (-1)."""
         if budget is not None:
             service = self.use(budget)
-            service.ledger.budget = self._overridden(budget)
+            if count > 0:
+                service.declared = budget
+            if (wanted := self._overridden(service.declared or budget)) != service.ledger.budget:
+                service.ledger.change(wanted, now)
             service.priorities[priority] += count
             service.priorities = +service.priorities
 
@@ -2211,12 +2251,24 @@ class Store:
 
     def open_writer(self) -> sqlite3.Connection:
         """Open for the leader: WAL, migrations applied in one transaction. Raises StoreError in words, also when a lock
-        of another program doesn't end within `PATIENCE`."""
+        of another program doesn't end within `PATIENCE`, and on a network file system."""
+        self._expect_local()
         with self._connect(str(self.path), timeout=0.25) as connection:
             self._migrate(connection)
             found = self.path.stat()
             self._opened = found.st_dev, found.st_ino
         return connection
+
+    def _expect_local(self) -> None:
+        try:
+            from geckosched.filesystem import doubt_about, objection_to, read_mounts
+        except ImportError:  # core.py alone
+            return
+        mounts = read_mounts()
+        if objection := objection_to(self.path, mounts):
+            raise StoreError(objection)
+        if doubt := doubt_about(self.path, mounts):
+            _note(logging.WARNING, "%s", doubt)
 
     def expect_in_place(self) -> None:
         """Raise StoreError if the file that the writer has open is no longer the one of that name: what is written into
@@ -2334,6 +2386,13 @@ class Store:
                     _note(logging.WARNING, "%s: waiting for it, at most %g s", self.explain(error), self.PATIENCE)
             else:
                 return
+
+    def open_beside(self) -> sqlite3.Connection:
+        """Open the file that the writer has open, to checkpoint it: nothing else is written beside the writer."""
+        self.expect_in_place()
+        with self._connect(f"{self.path.as_uri()}?mode=rw", timeout=0.0) as connection:
+            connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
 
     def open_reader(self) -> sqlite3.Connection:
         """Open read-only: sees all that is committed, writes nothing. Raises StoreError if there is no file."""
@@ -2993,6 +3052,7 @@ class Registration:
     max_consecutive_errors: int
     quiet: int | None
     budget: Budget | None
+    by_default: frozenset[str] = frozenset()  # what neither the job nor its collector says: `timeout`, ...
 
     def make(self) -> Any:
         """Make the job's own instance of the collector. Plugin code."""
@@ -3002,6 +3062,20 @@ class Registration:
         """Return what the store keeps of it: the columns of `_SAVE_JOB`."""
         quiet = None if self.quiet is None else format_duration(self.quiet)
         return (self.job_id, self.name, self.plugin, format_duration(self.every), self.at, quiet, int(self.enabled))
+
+
+def fitted(registration: Registration, config: SchedulerConfig, job_id: str | None = None) -> Registration:
+    """Return a registration (perhaps of another id) with the time zone of a configuration and, for what the job doesn't
+    say, its defaults; the same one if they change nothing."""
+    job_id, every, at = job_id or registration.job_id, registration.every, registration.at
+    hour_minute = None if at is None else parse_at(at, every)
+    values = {
+        "job_id": job_id, "grid": Grid(job_id, every, hour_minute, find_timezone(config.timezone)),
+        "timeout": parse_duration(config.timeout), "max_consecutive_errors": config.max_consecutive_errors}
+    wanted = {name: value for name, value in values.items() if name in ("job_id", "grid", *registration.by_default)}
+    changed: dict[str, Any] = {
+        name: value for name, value in wanted.items() if value != getattr(registration, name)}
+    return dataclasses.replace(registration, **changed) if changed else registration
 
 
 @dataclass(slots=True, eq=False)
@@ -3125,6 +3199,7 @@ class Execution:
         self.lead = lead
         self.dry = dry  # where a dry run notes what it does not store
         self.job = job
+        self.registration = job.registration  # what it began with: a reload changes the next run
         self.id = run_id
         self.reason = run.reason
         self.scheduled_for = run.scheduled_for
@@ -3165,8 +3240,7 @@ class Execution:
         return cast(Ending, ended)
 
     def _open(self) -> RunContext:
-        job, registration = self.job, self.job.registration
-        self.registration = registration
+        job, registration = self.job, self.registration
         return RunContext(
             self, run_id=self.id, job_id=registration.job_id, reason=self.reason, scheduled_for=self.scheduled_for,
             started_at=self.started_at, options=registration.options, settings=registration.settings,
@@ -3390,7 +3464,8 @@ def _traceback(error: BaseException, secrets: Secrets) -> str | None:
 # ======================================================================================================================
 
 REQUEST_LIFETIME = 60 * SECOND
-_ACTIONS = ("trigger", "enable", "disable", "reset", "reschedule", "unregister")
+_ACTIONS = ("trigger", "enable", "disable", "reset", "reschedule", "unregister", "reload")
+_ANSWER = "UPDATE geckosched_requests SET answered_at=?, answer=? WHERE id=?"
 
 
 class LeaderLock:
@@ -3473,8 +3548,8 @@ class Requests:
         self._store = store
         self._lock = lock
 
-    def put(self, action: str, job_id: str, arguments: Mapping[str, Any], now: int) -> int:
-        """Leave a request for the leader; returns its id."""
+    def put(self, action: str, job_id: str | None, arguments: Mapping[str, Any], now: int) -> int:
+        """Leave a request for the leader; returns its id. A reload is of no job."""
         who = f"{os.getpid()}@{socket.gethostname()}"
         columns = "action, job_id, arguments, requested_at, requested_by"
         sql = f"INSERT INTO geckosched_requests ({columns}) VALUES (?,?,?,?,?)"
@@ -3489,7 +3564,7 @@ class Requests:
         sql = "UPDATE geckosched_requests SET answered_at=?, answer='expired' WHERE id=? AND answered_at IS NULL"
         return self._write(sql, to_text(now), request).rowcount > 0
 
-    def ask(self, action: str, job_id: str, arguments: Mapping[str, Any],
+    def ask(self, action: str, job_id: str | None, arguments: Mapping[str, Any],
             patience: float = math.inf) -> sqlite3.Row | None:
         """Ask the leading process, and wait for its answer; None if it is gone (the request is taken back then). After
         `patience` (time.monotonic) the request is returned as it stands, unanswered."""
@@ -3613,7 +3688,7 @@ class Lead:
         for thread in self._threads:
             if not thread.name.startswith("geckosched-worker") or self.ticker.all_ended:
                 thread.join(0.1)
-        for connection in self._opened:
+        for connection in tuple(self._opened):
             _guard(connection.interrupt)  # a query that a given-up run is still at
         self.spawn("closer", self._close_shared).join(left(0.1))
         if not self._writer_thread.is_alive():  # else the disk doesn't answer, and nothing can be closed under it
@@ -3641,7 +3716,24 @@ class Lead:
     def spawn_worker(self) -> None:
         self.spawn("worker", self._work)
 
+    def change_workers(self, more: int) -> None:
+        """Have more workers, or fewer (negative): then as many end as soon as they are idle."""
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        for _ in range(more):
+            self.spawn_worker()
+        for _ in range(-more):
+            self.work.put(None)
+
     def _work(self) -> None:
+        """Run what the writer hands over, until told that a worker is too many."""
+        try:
+            self._run_what_comes()
+        finally:
+            if (connection := getattr(self._readers, "connection", None)) is not None:
+                self._opened.remove(connection)
+                _guard(connection.close)
+
+    def _run_what_comes(self) -> None:
         """Run what the writer hands over. A worker whose run was abandoned has been replaced: it ends."""
         while (execution := self.work.get()) is not None:
             ending, finished_at = execution.run(), self.clock.now()
@@ -3664,8 +3756,12 @@ class Lead:
         """Return this thread's reading connection."""
         connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
         if connection is None:
-            connection = self._readers.connection = self.store.open_reader()
-            self._opened.append(connection)
+            connection = self._readers.connection = self.keep_open(self.store.open_reader())
+        return connection
+
+    def keep_open(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        """Close a connection with this lead, before the writer's: who closes last takes the WAL away."""
+        self._opened.append(connection)
         return connection
 
     def read(self, sql: str, params: Any) -> list[sqlite3.Row]:
@@ -3869,10 +3965,14 @@ class Checkup:
         self._known: dict[str, Health] = {}
         self._after = ""  # the round has got to this job
         self._next: int | None = 0  # when a round begins, by the scheduler's monotonic clock; None during one
+        self._pause = 0  # between two rounds
 
     def turn(self, lead: Lead) -> None:
         """Judge the next jobs, if it is time."""
-        now = lead.clock.monotonic()
+        now, before = lead.clock.monotonic(), self._pause
+        self._pause = parse_duration(lead.config.health_check_interval)  # a reload may have changed it
+        if self._next:
+            self._next += self._pause - before
         if lead.momentary or (self._next is not None and now < self._next):
             return
         jobs = lead.read(_CHECKUP_SQL, (to_text(lead.clock.now() - DAY), self._after, self.PORTION))
@@ -3885,7 +3985,7 @@ class Checkup:
             damaged = Verdict(Health.UNHEALTHY, f"its row is damaged: {said}") if error else None
             self._hear(lead, job["job_id"], damaged or found)
         self._after = jobs[-1]["job_id"] if len(jobs) == self.PORTION else ""
-        self._next = None if self._after else now + parse_duration(lead.config.health_check_interval)
+        self._next = None if self._after else now + self._pause
 
     def _hear(self, lead: Lead, job_id: str, found: Verdict) -> None:
         old, self._known[job_id] = self._known.get(job_id), found.health
@@ -3910,17 +4010,35 @@ _CHECKUP_SQL = """
      WHERE j.retired_at IS NULL AND j.job_id > ? ORDER BY j.job_id LIMIT ?"""
 
 
+def _new_pruner() -> Pruner | None:
+    try:
+        from geckosched.pruning import Pruner
+    except ImportError:  # core.py alone keeps all history
+        return None
+    return Pruner()
+
+
+class Amendment(NamedTuple):
+    """What an operator or a reload made of a job's registration here: `after` is None when it was taken out."""
+
+    job_id: str
+    before: Registration | None
+    after: Registration | None
+
+
 class Watcher:
     """The loop between processes: reads their requests, stores the ticker's last turn as heartbeat, and seeks the lead
-    while standing by. It lives in real time, as processes do."""
+    while standing by. It lives in real time, as processes do. Between its looks it prunes what is old."""
 
     EVERY = 0.5  # seconds
     HEARTBEAT = 2.0
 
-    def __init__(self, lead: Callable[[], Lead | None], seek: Callable[[], object], secrets: Secrets) -> None:
+    def __init__(self, lead: Callable[[], Lead | None], seek: Callable[[], object], secrets: Secrets,
+                 reload: Callable[[int], bool] = lambda _: False) -> None:
         self.inbox = Inbox()
         self.last_turn = 0.0  # by time.monotonic
         self._secrets = secrets
+        self._reload = reload  # told the request; False if nobody reloads here
         self._lead = lead
         self._seek = seek
         self._seen = 0
@@ -3929,16 +4047,21 @@ class Watcher:
         self._checkup = Checkup()
         self._trouble = ""  # what kept the last turn from its end
         self._say_again = 0.0
+        self._next_look = 0.0
+        self._pruner = _new_pruner()
 
     def turn(self) -> bool:
-        """Wait half a second, then look; False when the scheduler stops."""
-        self.inbox.wait(self.EVERY)
+        """Wait half a second, less while there is something to prune, then look; False when the scheduler stops."""
+        self.inbox.wait(self.EVERY if self._pruner is None else min(self.EVERY, self._pruner.pause))
         if "stop" in self.inbox.drain():
             return False
         try:
             self._look()
             self._trouble = ""
         except Exception as error:  # without this loop there is no heartbeat, no request, no take-over
+            lead = self._lead()
+            if isinstance(error, sqlite3.Error) and lead is not None:
+                error = lead.store.explain(error)
             self._say(str(error) if isinstance(error, StoreError) else f"watcher: {self._secrets.one_line(error)}")
         self.last_turn = time.monotonic()
         return True
@@ -3947,9 +4070,13 @@ class Watcher:
         if (lead := self._lead()) is None:
             self._seek()
             return
-        self._beat(lead)
-        self._read_requests(lead)
-        self._checkup.turn(lead)
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + self.EVERY * 0.9
+            self._beat(lead)
+            self._read_requests(lead)
+            self._checkup.turn(lead)
+        if self._pruner is not None:
+            self._pruner.turn(lead)
 
     def _say(self, trouble: str) -> None:
         """Say what went wrong in a turn: once, and each minute while it does not change."""
@@ -3978,9 +4105,11 @@ class Watcher:
                 answer = f"refused: {self._secrets.one_line(asked[1])}"
             elif now - asked[0][0] > REQUEST_LIFETIME:
                 answer = "expired"
+            elif row["action"] == "reload" and not self._reload(row["id"]):
+                answer = "refused: the process that leads has no configuration to read again"
             if answer is not None:
-                sql = "UPDATE geckosched_requests SET answered_at=?, answer=? WHERE id=?"
-                lead.writer.inbox.put(Statements([(sql, (to_text(now), answer, row["id"]))]))
+                lead.writer.inbox.put(Statements([(_ANSWER, (to_text(now), answer, row["id"]))]))
+            if answer is not None or row["action"] == "reload":
                 continue
             lead.ticker.inbox.put((lead.ticker.operate, row["action"], row["job_id"], asked[0][1], None, row["id"]))
 
@@ -4001,6 +4130,7 @@ class Ticker:
     def __init__(self, lead: Lead, *, momentary: bool, only: frozenset[str] | None) -> None:
         self.inbox = Inbox()
         self.jobs: dict[str, Job] = {}
+        self.amended: collections.deque[Amendment] = collections.deque()  # for whoever keeps the registrations
         self._retired: dict[str, Job] = {}
         self.last_run_id = 0
         self.last_turn = lead.clock.now()
@@ -4010,13 +4140,12 @@ class Ticker:
         self._timetable = Timetable(lead.clock.now)
         self._momentary = momentary
         self._only = only
-        self._catchup = lead.config.catchup == "latest"
-        self._delays = [parse_duration(d) for d in (lead.config.error_recovery_delay, lead.config.max_recovery_delay)]
         self._running: set[Execution] = set()
         self._queues: dict[_QueueKey, list[tuple[int, int, int, int, Job]]] = {}
         self._waiting = 0
         self._store_trouble: str | None = None  # while there is one no run starts
         self._calls = Switchboard(lead.config.budgets, self._save_ledger)
+        self._take_settings(lead.config)
         self._deadlines: list[tuple[int, int, Execution]] = []
         self._numbers = itertools.count(1)
         self._abandoned = 0
@@ -4072,7 +4201,7 @@ class Ticker:
             if not self._running:
                 self._close_the_door()
             return bool(self._running)
-        self._timetable.run_pending()
+        self._come_up()
         self._enforce_time_limits()
         self._calls.serve(self._steady())
         self._dispatch()
@@ -4128,13 +4257,17 @@ class Ticker:
                 self._ask_to_stop(execution, "its job is another one now")
                 self._abandon(execution, Ending(Outcome.INTERRUPTED, detail="its job is another one now"))
         self.jobs[registration.job_id] = job
-        self._calls.count_job(registration.budget, registration.priority, 1)
+        self._calls.count_job(registration.budget, registration.priority, 1, self._steady())
         if job.active:
             self._plan_first(job, row, now)
         return (*registration.row(), job.next_text), foreign
 
     def add_live(self, registration: Registration, row: sqlite3.Row | None) -> None:
         """Take a job in while running, or give one of the same id and collector its new registration."""
+        self._lead.writer.inbox.put(Statements(self._save_live(registration, row)))
+
+    def _save_live(self, registration: Registration, row: sqlite3.Row | None) -> list[tuple[str, Any]]:
+        """Do what `add_live` does; returns the statements that store it."""
         job, statements = self.jobs.get(registration.job_id), []
         old = self._retired.pop(registration.job_id, None)
         if job is None and old is not None and old.registration.name == registration.name:
@@ -4144,32 +4277,99 @@ class Ticker:
             if foreign:
                 statements = [("DELETE FROM geckosched_jobs WHERE job_id=?", (registration.job_id,))]
         else:
-            self._calls.count_job(job.registration.budget, job.registration.priority, -1)
-            self._calls.count_job(registration.budget, registration.priority, 1)
-            self._change_grid(job, registration)
-            job.registration, job.enabled, job.instance = registration, registration.enabled, None
-            job.breaker.threshold = registration.max_consecutive_errors
-            self._plan_after(job, self._clock.now())
+            self._renew(job, registration)
             saved = (*registration.row(), job.next_text)
-        self._lead.writer.inbox.put(Statements([*statements, (_SAVE_JOB, saved)]))
+        return [*statements, (_SAVE_JOB, saved)]
 
-    def _change_grid(self, job: Job, new: Registration) -> None:
-        """Let a job's slots be those of its new registration, from now on: it has missed none of another grid."""
+    def _renew(self, job: Job, new: Registration) -> None:
+        """Give a job another registration. What is due by now comes up first, as it was: a slot would get lost else."""
+        now = self._clock.now()
+        self._come_up()
+        old, was_active = job.registration, job.active
+        self._calls.count_job(old.budget, old.priority, -1, self._steady())
+        self._calls.count_job(new.budget, new.priority, 1, self._steady())
+        self._change_grid(job, new, now)
+        job.registration, job.enabled, job.instance = new, new.enabled, None
+        job.breaker.threshold = new.max_consecutive_errors
+        if job.active and not was_active:
+            self._begin_slots(job, now)
+        elif job.active is was_active and new.grid != old.grid:
+            self._plan_after(job, now)
+        elif not job.active:
+            self._end_slots(job)
+        if job.waiting is not None and (new.budget, new.priority) != (old.budget, old.priority):
+            self._enqueue(job, promoted=False)
+
+    def _change_grid(self, job: Job, new: Registration, now: int) -> None:
+        """Let a job's slots be those of its new registration, from now on: it has missed none of another grid. A slot
+        that came up since `now` stays accounted for, one that was only passed over doesn't."""
         job.slot.grid = new.grid
-        if job.accounted is not None and (new.every, new.at) != (job.registration.every, job.registration.at):
-            job.accounted = new.grid.before(self._clock.now())
+        if job.accounted is not None and new.grid != job.registration.grid:
+            came_up = job.accounted if job.accounted <= self._clock.now() else 0
+            job.accounted = max(new.grid.before(now), came_up)
 
     def _revive(self, job: Job, registration: Registration) -> tuple[Any, ...]:
         """Take an unregistered job up again as it is now, a run in progress included."""
-        self._change_grid(job, registration)
+        now = self._clock.now()
+        self._change_grid(job, registration, now)
         job.registration, job.enabled, job.instance, job.gone = registration, registration.enabled, None, False
         job.breaker.threshold = registration.max_consecutive_errors
         job.slot = self._timetable.add(registration.grid, lambda due: self._on_due(job, due))
         self.jobs[registration.job_id] = job
-        self._calls.count_job(registration.budget, registration.priority, 1)
+        self._calls.count_job(registration.budget, registration.priority, 1, self._steady())
         if job.active:
-            self._plan_first(job, None, self._clock.now())
+            self._plan_first(job, None, now)
         return (*registration.row(), job.next_text)
+
+    # -- another configuration
+
+    def apply(self, config: SchedulerConfig, changes: Sequence[tuple[Change, sqlite3.Row | None]],
+              reply: Inbox) -> None:
+        """Go on with another configuration, which was judged before. A change comes with what the store has of the job.
+        The first reply says what came of the changes (None: nothing, since the scheduler stops), the second that it is
+        stored."""
+        if self._stopping:
+            reply.put(None)
+            return
+        statements: list[tuple[str, Any]] = []
+        words: dict[str, list[str]] = {"added": [], "changed": [], "removed": []}
+        self._come_up()  # as it was
+        more = config.max_workers - self._lead.config.max_workers
+        self._lead.config = config
+        self._lead.change_workers(more)
+        self._take_settings(config)
+        for job in self.jobs.values() if more > 0 else ():
+            if job.waiting is not None and job.abandoned:  # it was parked, and may run now
+                self._enqueue(job, promoted=False)
+        self._calls.override(config.budgets, self._steady())
+        for change, row in changes:
+            if (word := self._change_job(change, row, statements)) is not None:
+                words[word].append(change.job_id)
+        reply.put(words)
+        self._lead.writer.inbox.put(Statements(statements, reply))
+
+    def _take_settings(self, config: SchedulerConfig) -> None:
+        self._catchup = config.catchup == "latest"
+        self._delays = [parse_duration(each) for each in (config.error_recovery_delay, config.max_recovery_delay)]
+        for job in (*self.jobs.values(), *self._retired.values()):
+            job.breaker.delay, job.breaker.longest = self._delays
+
+    def _change_job(self, change: Change, row: sqlite3.Row | None, statements: list[tuple[str, Any]]) -> str | None:
+        """Carry out what a configuration changes of one job, on top of what operators did to it; returns the word for
+        that, None if nothing is left to do."""
+        job = self.jobs.get(change.job_id)
+        before = None if job is None else job.registration
+        after = change.onto(before)
+        if after is before:
+            return None
+        self.amended.append(Amendment(change.job_id, before, after))
+        if job is not None and (after is None or after.name != job.registration.name):
+            statements += self._do_unregister(job)
+        if after is not None:
+            statements += self._save_live(after, row)
+        return "added" if before is None else "removed" if after is None else "changed"
+
+    # -- what operators do
 
     def operate(self, action: str, job_id: str, arguments: Mapping[str, Any], reply: Inbox | None = None,
                 request: int | None = None) -> None:
@@ -4189,8 +4389,7 @@ class Ticker:
             except (TypeError, ValueError, ArithmeticError, GeckoschedError) as error:  # a request may hold anything
                 answer = f"refused: {self._lead.secrets.one_line(error)}"
         if request is not None:
-            sql = "UPDATE geckosched_requests SET answered_at=?, answer=? WHERE id=?"
-            statements.append((sql, (to_text(Clock().now()), answer, request)))
+            statements.append((_ANSWER, (to_text(Clock().now()), answer, request)))
         was_reset = action == "reset" and before not in (None, BreakerState.CLOSED)
         then = functools.partial(self._lead.hooks.tell, "breaker_changed", job_id=job_id, old=before,
                                  new=BreakerState.CLOSED, reason="somebody reset it") if was_reset else None
@@ -4237,20 +4436,34 @@ class Ticker:
 
     def _do_disable(self, job: Job) -> list[tuple[str, Any]]:
         job.disabled_at = job.disabled_at or self._clock.now()
+        self._end_slots(job)
+        return [self._change(job, disabled_at=to_text(job.disabled_at))]
+
+    def _end_slots(self, job: Job) -> None:
+        """Let no slot of a job come up, one that waits included."""
         self._plan(job, None)
         if job.waiting is not None and not job.waiting.waiters:
             self._forget_waiting(job)
-        return [self._change(job, disabled_at=to_text(job.disabled_at))]
 
     def _do_enable(self, job: Job) -> list[tuple[str, Any]]:
         if not job.active:
-            now = self._clock.now()
             job.disabled_at, job.enabled = None, True
-            job.accounted = job.registration.grid.before(now)  # what passed meanwhile was not wanted
-            self._plan_after(job, now)
-            if not job.ran and self._catchup and job.registration.at is None:
-                self._plan(job, NextRun(now, Reason.FIRST, False))
+            if not job.registration.enabled:
+                self._amend(job, dataclasses.replace(job.registration, enabled=True))
+            self._begin_slots(job, self._clock.now())
         return [self._change(job, disabled_at=None, enabled=1)]
+
+    def _begin_slots(self, job: Job, now: int) -> None:
+        """Let a job's slots come up again, from the next one on."""
+        job.accounted = job.registration.grid.before(now)  # what passed meanwhile was not wanted
+        self._plan_after(job, now)
+        if not job.ran and self._catchup and job.registration.at is None:
+            self._plan(job, NextRun(now, Reason.FIRST, False))
+
+    def _amend(self, job: Job, registration: Registration | None) -> None:
+        """Change what a job is registered as, also for the next start."""
+        self.amended.append(Amendment(job.registration.job_id, job.registration, registration))
+        job.registration = registration or job.registration
 
     def _do_reset(self, job: Job) -> list[tuple[str, Any]]:
         job.breaker.reset()
@@ -4259,16 +4472,17 @@ class Ticker:
                              opened_at=None, retry_at=None)]
 
     def _do_reschedule(self, job: Job, every: int, at: str | None = None) -> list[tuple[str, Any]]:
-        zone, name = find_timezone(self._lead.config.timezone), job.registration.job_id
         every = parse_duration(timedelta(microseconds=every), "every")
-        grid = Grid(name, every, None if at is None else parse_at(at, every), zone)
-        registration = dataclasses.replace(job.registration, every=every, at=at, grid=grid)
-        self._change_grid(job, registration)
-        job.registration = registration
-        self._plan_after(job, self._clock.now())
+        now, registration = self._clock.now(), dataclasses.replace(job.registration, every=every, at=at)
+        registration = fitted(registration, self._lead.config)
+        self._come_up()
+        self._change_grid(job, registration, now)
+        self._amend(job, registration)
+        self._plan_after(job, now)
         return [self._change(job, every=format_duration(every), at=at)]
 
     def _do_unregister(self, job: Job, forget: bool = False) -> list[tuple[str, Any]]:
+        self._amend(job, None)
         self._timetable.cancel_job(job.slot)
         job.gone, job.next = True, None
         waiters, job.queued = [*job.queued, *(job.waiting.waiters if job.waiting else ())], []
@@ -4278,7 +4492,7 @@ class Ticker:
                     (waiter.request,)) for waiter in waiters if waiter.request is not None]
         if job.waiting is not None:
             self._forget_waiting(job)
-        self._calls.count_job(job.registration.budget, job.registration.priority, -1)
+        self._calls.count_job(job.registration.budget, job.registration.priority, -1, self._steady())
         del self.jobs[job.registration.job_id]
         if forget:
             return [*refused, ("DELETE FROM geckosched_jobs WHERE job_id=?", (job.registration.job_id,))]
@@ -4318,6 +4532,11 @@ class Ticker:
         self._plan(job, planned if job.active else None)
 
     # -- a slot comes, somebody asks
+
+    def _come_up(self) -> None:
+        """Let what is due by now come up."""
+        if not self._stopping:
+            self._timetable.run_pending()
 
     def _on_due(self, job: Job, due: int) -> None:
         """A planned moment has come (the timetable has moved to the next slot meanwhile)."""
@@ -4548,18 +4767,18 @@ class Ticker:
             _, number, execution = heapq.heappop(self._deadlines)
             if execution.closed:
                 continue
-            left = execution.job.registration.timeout - execution.ran_for(now)
+            left = execution.registration.timeout - execution.ran_for(now)
             if execution.stop is None and left > 0:
                 again = now + left
             elif execution.stop is None:
-                job_id, limit = execution.job.registration.job_id, format_duration(execution.job.registration.timeout)
+                job_id, limit = execution.registration.job_id, format_duration(execution.registration.timeout)
                 self._note(logging.WARNING, "%s: over its time limit of %s, asked to stop", job_id, limit)
                 self._ask_to_stop(execution, TIME_LIMIT)
                 again = now + GRACE
             elif execution.waiting_since is not None or self._abandoned >= self._lead.config.max_workers:
                 again = now + SECOND
             else:
-                limit = format_duration(execution.job.registration.timeout)
+                limit = format_duration(execution.registration.timeout)
                 error = f"abandoned: it went on 30 s after its time limit of {limit}"
                 self._abandon(execution, Ending(Outcome.TIMED_OUT, error=error))
                 continue
@@ -4599,7 +4818,7 @@ class Ticker:
         if execution.stop is not None or execution.closed:
             reply.put(RunStopped(f"the run must end: {execution.stop}"))
         else:
-            self._calls.ask(execution, budget, execution.job.registration.priority, reply, self._steady())
+            self._calls.ask(execution, budget, execution.registration.priority, reply, self._steady())
 
     def end_call(self, name: str, place: int, refused: bool, heard: bool, retry_after: int) -> None:
         """A call has ended: with a 429 (`refused`), another answer (`heard`), or none."""
@@ -4607,7 +4826,7 @@ class Ticker:
 
     def count_free(self, execution: Execution, budget: Budget, reply: Inbox) -> None:
         """A run asks how many calls would go out now."""
-        reply.put(self._calls.free(budget, execution.job.registration.priority, self._steady()))
+        reply.put(self._calls.free(budget, execution.registration.priority, self._steady()))
 
     def _save_ledger(self, ledger: Ledger, reply: Inbox | None, answer: Any) -> None:
         ahead = self._clock.now() - self._steady()
@@ -4689,6 +4908,32 @@ def _without_secrets(
     return call
 
 
+class PluginSetup(NamedTuple):
+    """Which plugins were loaded, and with what: nothing of it changes before a restart."""
+
+    only: tuple[str, ...] | None
+    disable: tuple[str, ...]
+    load: tuple[str | os.PathLike[str], ...]
+    settings: Mapping[str, Mapping[str, Any]]
+
+
+class DraftedJobs(NamedTuple):
+    """The jobs that a configuration asks for: `not_scheduled` says what collectors lack, `off_by_default` names jobs
+    whose collectors are off unless the configuration says otherwise."""
+
+    registrations: dict[str, Registration]
+    not_scheduled: dict[str, str]
+    off_by_default: set[str]
+    errors: list[ConfigError]
+
+
+class Configurable(Protocol):
+    """A whole configuration, such as `geckosched.config.Configuration`."""
+
+    def apply_to(self, scheduler: CollectionScheduler) -> Applied:
+        """Judge all of it, then have the scheduler apply it."""
+
+
 class CollectionScheduler:
     """Runs collectors on schedule. Any number of processes may start one on the same store: one leads, the others stand
     by; every method works in all of them, from any thread, before and after `start`.
@@ -4706,8 +4951,12 @@ class CollectionScheduler:
         self._store = Store(self.config.database)
         self._lock = LeaderLock(self._store.path)
         self._requests = Requests(self._store, self._lock)
-        self._registrations: dict[str, Registration] = {}
+        self._registrations: dict[str, Registration] = {}  # for the next start; the ticker has those of this one
+        self._configured: dict[str, Registration] = {}  # as the configuration said them, whatever operators did since
+        self._plugin_setup: PluginSetup | None = None
+        self.on_reload: Callable[[int], object] | None = None  # told a request to reload; who sets it answers that
         self._mutex = threading.RLock()
+        self._applying = threading.Lock()
         self._state = SchedulerState.STOPPED
         self._watcher: Watcher | None = None
         self._watcher_thread: threading.Thread | None = None
@@ -4733,6 +4982,17 @@ class CollectionScheduler:
         collector's name; for a second job of it, the name and six characters of a hash of its options. An identical job
         is DuplicateJob unless `replace`. A job that never ran runs at once; with `at`, at that time.
         """
+        drafted = self._draft(collector, every, job_id, options, enabled=enabled, at=at, timeout=timeout,
+                              priority=priority, max_consecutive_errors=max_consecutive_errors, quiet=quiet)
+        with self._mutex:
+            job_id = self._job_id(job_id, drafted.name, drafted.options, replace=replace)
+            self._register(fitted(drafted, self.config, job_id))
+        return job_id
+
+    def _draft(self, collector: Any, every: object, job_id: str | None, options: Any, *, enabled: bool = True,
+               at: str | None = None, timeout: Duration | None = None, priority: int | None = None,
+               max_consecutive_errors: int | None = None, quiet: Duration | None = None) -> Registration:
+        """Check what `register_collector` was given; the defaults, and the id if there is none, are still to come."""
         known = self.registry.collectors.get(collector) if isinstance(collector, str) else None
         if isinstance(collector, str) and known is None:
             hint = _closest(collector, self.registry.collectors)
@@ -4755,28 +5015,33 @@ class CollectionScheduler:
         microseconds, own_at = parse_every(pick(every, "every"), f"{where} every")
         at = at if at is not None else own_at
         hour_minute = None if at is None else parse_at(at, microseconds, f"{where} at")
-        errors = pick(max_consecutive_errors, "max_consecutive_errors", self.config.max_consecutive_errors)
+        errors, limit = pick(max_consecutive_errors, "max_consecutive_errors"), pick(timeout, "timeout")
+        by_default = {"max_consecutive_errors": errors, "timeout": limit}
         level = pick(priority, "priority", 0)
         for key, value, least in (("max_consecutive_errors", errors, 1), ("priority", level, -sys.maxsize)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            is_number = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and (not is_number or value < least):
                 raise ConfigError(f"{where} {key}: found {value!r}, allowed is a whole number")
-        limit = parse_duration(pick(timeout, "timeout", self.config.timeout), f"{where} timeout")
-        with self._mutex:
-            job_id = self._job_id(job_id, name, options, replace=replace)
-            registration = Registration(
-                job_id=job_id, collector=made, name=name, plugin=known.plugin if known else None,
-                settings=known.settings if known else {}, options=options, enabled=bool(enabled), every=microseconds,
-                at=at, grid=Grid(job_id, microseconds, hour_minute, find_timezone(self.config.timezone)), timeout=limit,
-                priority=level, max_consecutive_errors=errors,
-                quiet=None if quiet is None else parse_duration(quiet, f"{where} quiet"),
-                budget=getattr(made, "budget", None))
-            self._registrations[job_id] = registration
-            if self.lead is not None:
-                rows = self._store.read(_RESTORE_SQL + " WHERE j.job_id = ?", (job_id,))
-                self.lead.ticker.inbox.put((self.lead.ticker.add_live, registration, rows[0] if rows else None))
-            elif self._state is SchedulerState.STANDBY:
-                self._say_how_jobs_differ(job_id)
-        return job_id
+        return Registration(
+            job_id=job_id or name, collector=made, name=name, plugin=known.plugin if known else None,
+            settings=known.settings if known else {}, options=options, enabled=bool(enabled), every=microseconds, at=at,
+            grid=Grid(job_id or name, microseconds, hour_minute),
+            timeout=0 if limit is None else parse_duration(limit, f"{where} timeout"), priority=level,
+            max_consecutive_errors=errors or 0,
+            quiet=None if quiet is None else parse_duration(quiet, f"{where} quiet"),
+            budget=getattr(made, "budget", None),
+            by_default=frozenset(name for name, value in by_default.items() if value is None))
+
+    def _register(self, registration: Registration) -> None:
+        """Let a job be; the mutex is held."""
+        job_id = registration.job_id
+        self._take_amendments(self.lead)
+        self._registrations[job_id] = registration
+        if self.lead is not None:
+            rows = self._store.read(_RESTORE_SQL + " WHERE j.job_id = ?", (job_id,))
+            self.lead.ticker.inbox.put((self.lead.ticker.add_live, registration, rows[0] if rows else None))
+        elif self._state is SchedulerState.STANDBY:
+            self._say_how_jobs_differ(job_id)
 
     def _job_id(self, job_id: str | None, name: str, options: Any, *, replace: bool) -> str:
         def is_same(other: Registration | None) -> bool:
@@ -4799,14 +5064,14 @@ class CollectionScheduler:
     def unregister_collector(self, job_id: str, forget: bool = False) -> None:
         """Take a job out. Its row, state and history are kept, and taken up again by the same id and collector;
         `forget` deletes the row and the state. A run in progress goes on to its end."""
-        self._operate("unregister", job_id, {"forget": forget})
-        with self._mutex:
-            self._registrations.pop(job_id, None)
+        if self._operate("unregister", job_id, {"forget": forget}):
+            with self._mutex:
+                self._registrations.pop(job_id, None)
 
     def enable_collector(self, job_id: str) -> None:
         """Let a job's slots come up again, from the next one on."""
-        self._operate("enable", job_id, {})
-        self._amend(job_id, enabled=True)
+        if self._operate("enable", job_id, {}):
+            self._amend(job_id, enabled=True)
 
     def disable_collector(self, job_id: str) -> None:
         """Let no slot of a job come up until `enable_collector`, whatever breaker, configuration or restarts do."""
@@ -4815,16 +5080,127 @@ class CollectionScheduler:
     def reschedule_collector(self, job_id: str, every: object) -> None:
         """Change a job's interval for as long as this registration lasts."""
         microseconds, at = parse_every(every, f"job {job_id} every")
-        self._operate("reschedule", job_id, {"every": microseconds, "at": at})
-        hour_minute = None if at is None else parse_at(at, microseconds)
-        grid = Grid(job_id, microseconds, hour_minute, find_timezone(self.config.timezone))
-        self._amend(job_id, every=microseconds, at=at, grid=grid)
+        if self._operate("reschedule", job_id, {"every": microseconds, "at": at}):
+            self._amend(job_id, every=microseconds, at=at)
 
     def _amend(self, job_id: str, **changes: Any) -> None:
-        """Keep in this process's registration what was changed, for its next start."""
+        """Keep in this process's registration what the process that leads has changed, for when this one does."""
         with self._mutex:
             if (registration := self._registrations.get(job_id)) is not None:
-                self._registrations[job_id] = dataclasses.replace(registration, **changes)
+                self._registrations[job_id] = fitted(dataclasses.replace(registration, **changes), self.config)
+
+    def _take_amendments(self, lead: Lead | None) -> None:
+        """Keep in the registrations what operators and reloads made of the jobs in a lead; the mutex is held. What was
+        registered anew since then stays."""
+        while lead is not None and lead.ticker.amended:
+            job_id, before, after = lead.ticker.amended.popleft()
+            if self._registrations.get(job_id) is not before:
+                continue
+            if after is None:
+                self._registrations.pop(job_id, None)
+            else:
+                self._registrations[job_id] = after
+
+    # -- another configuration
+
+    @_without_secrets
+    def apply(self, config: SchedulerConfig | Configurable, *, jobs: DraftedJobs | None = None,
+              plugins: PluginSetup | None = None) -> Applied:
+        """Go on with another configuration: settings, or a whole `geckosched.config.Configuration` with its jobs, which
+        hands them here as `jobs` and `plugins`. Returns what that changed, and what needs a restart.
+
+        All is judged first: with an error nothing changes. Only what differs is touched. A run in progress ends as it
+        began; state, counters and breakers stay; what operators did to a job (disable, enable, reschedule, unregister)
+        holds, but for a setting that the new configuration changes. In a standby it holds once this process leads.
+        (This needs `geckosched.reload`.)
+        """
+        if not isinstance(config, SchedulerConfig):
+            return config.apply_to(self)
+        try:
+            from geckosched.reload import Plan
+        except ImportError as error:
+            raise GeckoschedError("apply needs the whole package") from error
+        with self._applying:  # no plugin code runs in here, but for the comparison of options
+            with self._mutex:
+                self._take_amendments(self.lead)
+                plan = Plan.of(self.config, config, self._store.path)
+                wanted = None if jobs is None else jobs.registrations
+                changes = plan.changes(self._configured, wanted, self._registrations)
+                anew = [each.job_id for each in changes if each.job_id not in self._registrations or each.is_of_another]
+                rows = self._rows_of(anew)
+                self.secrets.add(config.secrets)
+                self.config = plan.config
+                if wanted is None:
+                    wanted = {job_id: fitted(each, plan.config) for job_id, each in self._configured.items()}
+                self._configured = wanted
+                if jobs is not None:
+                    self.registry.not_scheduled, self.registry.off_by_default = jobs.not_scheduled, jobs.off_by_default
+            words = self._carry_out([(each, rows.get(each.job_id)) for each in changes])
+            return plan.applied(words, self._plugin_setup, plugins)
+
+    def _carry_out(self, changes: Sequence[tuple[Change, sqlite3.Row | None]]) -> dict[str, list[str]]:
+        """Have the ticker change the jobs or, where this process doesn't lead, keep for its start what they are."""
+        while True:
+            reply = Inbox()
+            with self._mutex:
+                lead = self.lead if self._state is SchedulerState.RUNNING else None
+                if lead is None or not lead.ticker.submit(lead.ticker.apply, self.config, changes, reply):
+                    return self._change_registrations([change for change, _ in changes])
+            words = self._await_applied(reply)
+            with self._mutex:
+                self._take_amendments(lead)
+            if words is not None:  # else it stopped before
+                return words
+
+    def _rows_of(self, job_ids: Sequence[str]) -> dict[str, sqlite3.Row]:
+        """Return what the store has of jobs, as a start would read it."""
+        found: dict[str, sqlite3.Row] = {}
+        for first in range(0, len(job_ids), 500):
+            some = job_ids[first : first + 500]
+            sql = f"{_RESTORE_SQL} WHERE j.job_id IN ({', '.join('?' * len(some))})"
+            found.update((row["job_id"], row) for row in self._store.read(sql, some))
+        return found
+
+    def _await_applied(self, reply: Inbox) -> dict[str, list[str]] | None:
+        """Wait for the ticker to say what a configuration changed, and then, for a while, until that is stored."""
+        reply.wait(None)
+        words, *stored = reply.drain()
+        if words is not None and not stored:
+            reply.wait(TAKE_OVER)
+        return cast("dict[str, list[str]] | None", words)
+
+    def _change_registrations(self, changes: Sequence[Change]) -> dict[str, list[str]]:
+        """Change jobs for when this process leads; the mutex is held."""
+        words: dict[str, list[str]] = {"added": [], "changed": [], "removed": []}
+        for change in changes:
+            before = self._registrations.get(change.job_id)
+            after = change.onto(before)
+            if after is None:
+                self._registrations.pop(change.job_id, None)
+            else:
+                self._registrations[change.job_id] = after
+            if after is not before:
+                word = "added" if before is None else "removed" if after is None else "changed"
+                words[word].append(change.job_id)
+        if self._state is SchedulerState.STANDBY and any(words.values()):
+            self._say_how_jobs_differ()
+        return words
+
+    def request_reload(self) -> str | None:
+        """Have the process that leads read its configuration again; returns its answer, which begins with `refused` if
+        nothing was changed, or None if nobody leads. During a take-over it waits for the new leader."""
+        until = time.monotonic() + TAKE_OVER
+        while self._lock.is_held() or (self._lock.is_awaited() and time.monotonic() < until):
+            if self._lock.is_held() and (row := self._requests.ask("reload", None, {})) is not None:
+                return cast(str, row["answer"])
+            Inbox().wait(0.05)
+        return None
+
+    def answer_request(self, request: int, answer: str) -> None:
+        """Answer another process's request to reload. Who doesn't lead any more leaves it to who does."""
+        if (lead := self.lead) is not None:
+            values = (to_text(Clock().now()), self.secrets.hide(answer), request)
+            lead.writer.inbox.put(Statements([(_ANSWER, values)]))
 
     def reset_breaker(self, job_id: str) -> None:
         """Close a job's breaker and forget its errors."""
@@ -4905,6 +5281,8 @@ class CollectionScheduler:
         `registry.plugins` with the reason and raises nothing; tables that can't be used raise one ConfigError, with a
         line for each.
         """
+        only, load, disable = None if only is None else tuple(only), tuple(load), tuple(disable)
+        self._plugin_setup = PluginSetup(only, disable, load, settings or {})
         self._keep = self._keep or only is not None
         for path in load:
             self.registry.load_file(path, settings or {})
@@ -4923,24 +5301,44 @@ class CollectionScheduler:
         return name
 
     def _schedule(self, tables: Mapping[str, Mapping[str, Any]], reader: OptionsReader) -> None:
-        errors: list[ConfigError] = []
+        found = self.draft_jobs(tables, reader, taken=tuple(self._registrations))
+        with self._mutex:
+            for registration in found.registrations.values():
+                self._job_id(registration.job_id, registration.name, registration.options, replace=False)
+                self._register(registration)
+            self._configured.update(found.registrations)
+            self.registry.not_scheduled.update(found.not_scheduled)
+            self.registry.off_by_default |= found.off_by_default
+        if found.errors:
+            raise ConfigError.of_all(found.errors)
+
+    def draft_jobs(self, tables: Mapping[str, Mapping[str, Any]], reader: OptionsReader = read_options,
+                   config: SchedulerConfig | None = None, taken: Collection[str] | None = None) -> DraftedJobs:
+        """Return the jobs that the tables `[collectors.X]` make of the collectors that plugins brought, and what is
+        wrong with the tables; nothing is changed. `taken` are the jobs that are there already; without it those that
+        Python code registered, which no table may name."""
+        found = DraftedJobs({}, {}, set(), [])
+        if taken is None:
+            taken = self._registrations.keys() - self._configured.keys()
+            errors = [f"[collectors.{job_id}] {DuplicateJob(job_id)}" for job_id in tables if job_id in taken]
+            found.errors.extend(map(ConfigError, errors))
         for job_id, table in tables.items():
             try:
-                self._schedule_table(job_id, table, reader)
+                self._draft_table(found, job_id, table, reader, config or self.config)
             except ConfigError as error:
-                errors.append(error)
+                found.errors.append(error)
         used = {str(table.get("use", job_id)) for job_id, table in tables.items()}
         for name, known in sorted(self.registry.collectors.items()):
-            if name not in used and name not in self._registrations:
+            if name not in used and name not in taken:
                 missing = missing_options(getattr(known.collector, "Options", None), {})
                 if missing:
-                    self.registry.not_scheduled[name] = f"needs {', '.join(f'`{option}`' for option in missing)}"
+                    found.not_scheduled[name] = f"needs {', '.join(f'`{option}`' for option in missing)}"
                 else:
-                    self._register_of_plugin(name, name)
-        if errors:
-            raise ConfigError.of_all(errors)
+                    self._draft_of_plugin(found, name, name, config or self.config)
+        return found
 
-    def _schedule_table(self, job_id: str, table: Mapping[str, Any], reader: OptionsReader) -> None:
+    def _draft_table(self, found: DraftedJobs, job_id: str, table: Mapping[str, Any], reader: OptionsReader,
+                     config: SchedulerConfig) -> None:
         """Make the job of a table `[collectors.JOB_ID]`. Raises ConfigError."""
         name = str(table.get("use", job_id))
         known = self.registry.collectors.get(name)
@@ -4958,17 +5356,19 @@ class CollectionScheduler:
                 text = f'{where} is left out: if "{name}" is of a broken plugin ({", ".join(broken)}), mend that first'
             self._log.warning("%s", text)
             return
-        ours = {key: value for key, value in table.items() if key in OUR_OPTIONS and key != "use"}
+        ours = {key: value for key, value in table.items() if key in OUR_OPTIONS and key not in ("use", "every")}
         options_type = getattr(known.collector, "Options", None)
         options = own if options_type is None else reader(options_type, own, where)
-        self._register_of_plugin(name, job_id, options=options, **ours)
+        self._draft_of_plugin(found, name, job_id, config, table.get("every"), options, **ours)
 
-    def _register_of_plugin(self, name: str, job_id: str, **settings: Any) -> None:
-        """Register a job of a plugin's collector, which is off if its author says so and the configuration doesn't."""
+    def _draft_of_plugin(self, found: DraftedJobs, name: str, job_id: str, config: SchedulerConfig,
+                         every: object = None, options: Any = None, **settings: Any) -> None:
+        """Make a job of a plugin's collector, which is off if its author says so and the configuration doesn't."""
         off = "enabled" not in settings and not getattr(self.registry.collectors[name].collector, "enabled", True)
-        self.register_collector(name, job_id=job_id, **{"enabled": not off, **settings})
+        drafted = self._draft(name, every, check_name(job_id, "job_id"), options, **{"enabled": not off, **settings})
+        found.registrations[job_id] = fitted(drafted, config)
         if off:
-            self.registry.off_by_default.add(job_id)
+            found.off_by_default.add(job_id)
 
     # -- what happened
 
@@ -5000,6 +5400,7 @@ class CollectionScheduler:
         leading = self._lock.is_held()
         own = self.lead is not None or (not leading and self._state is not SchedulerState.STOPPED)
         with self._mutex:
+            self._take_amendments(self.lead)
             registrations = [r for r in self._registrations.values() if job_id in (None, r.job_id)]
         return read_status(self._store, self._clock.now(), leading=leading, own_state=self._state if own else None,
                            registrations=registrations, plugins=tuple(self.registry.plugins.values()), job_id=job_id)
@@ -5093,10 +5494,16 @@ class CollectionScheduler:
                     self._log.info("standing by: another process leads %s", self._store.path)
                     self._say_how_jobs_differ()
                 undo.pop_all()
-            self._watcher = Watcher(lambda: self.lead, self.try_to_lead, self.secrets)
+            self._watcher = Watcher(lambda: self.lead, self.try_to_lead, self.secrets, self._hand_over)
             thread = threading.Thread(target=_repeat(self._watcher.turn), name="geckosched-watcher", daemon=True)
             self._watcher_thread = thread
             thread.start()
+
+    def _hand_over(self, request: int) -> bool:
+        """Tell who reloads here of a request; False if nobody does."""
+        if (on_reload := self.on_reload) is not None:
+            on_reload(request)
+        return on_reload is not None
 
     def _say_how_jobs_differ(self, job_id: str | None = None) -> None:
         """Say in the log how the jobs of this standby, or one of them, differ from the leader's, which are the jobs."""
@@ -5164,6 +5571,7 @@ class CollectionScheduler:
         if lead is not None:
             lead.stop(deadline, self._hurry)
         with self._mutex:
+            self._take_amendments(lead)
             if self._watcher is watcher:  # else another stop() was first, and somebody may have started again
                 self.lead = self._watcher = self._watcher_thread = None
                 self._lock.stop_waiting()
@@ -5189,7 +5597,7 @@ class CollectionScheduler:
         """Be stopped, in a forked child, leaving to the parent what is the parent's."""
         self._left_to_parent.append(self.lead)
         self._store.gate = ForkGate()
-        self._mutex = threading.RLock()
+        self._mutex, self._applying = threading.RLock(), threading.Lock()
         self._lock.release()
         self._lock.stop_waiting()
         self.lead = self._watcher = self._watcher_thread = None
@@ -5277,9 +5685,13 @@ class CollectionScheduler:
             watcher.inbox.put("stop")
             thread.join(1.0)
             lead.stop(time.monotonic() + 5.0, self._hurry)
+            with self._mutex:
+                self._take_amendments(lead)
             self._lock.release()
 
-    def _operate(self, action: str, job_id: str, arguments: dict[str, Any]) -> None:
+    def _operate(self, action: str, job_id: str, arguments: dict[str, Any]) -> bool:
+        """Have the leader do something to a job; returns whether that is another process. What one of this process
+        does to its registrations is kept here, too."""
         answer: Any = None
         while answer is None:
             with self._taking_part() as lead:
@@ -5289,9 +5701,12 @@ class CollectionScheduler:
                         raise SchedulerClosed(f"the scheduler stopped before {action} {job_id} was done")
                     reply.wait(TAKE_OVER)
                     answer = next(iter(reply.drain()), "waits for the store")
+                    with self._mutex:
+                        self._take_amendments(lead)
             if answer is None and (row := self._requests.ask(action, job_id, arguments)) is not None:
                 answer = row["answer"]
         self._check_answer(action, job_id, answer)
+        return lead is None
 
     def _check_answer(self, action: str, job_id: str, answer: Any) -> None:
         if isinstance(answer, StoreError):

@@ -10,12 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+MOUNTS = Path("/proc/self/mountinfo")
 _SHARED_BY_MACHINES = frozenset((
-    "afs", "beegfs", "ceph", "cifs", "davfs", "fuse.davfs", "fuse.gcsfuse", "fuse.glusterfs",
-    "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "glusterfs", "lustre", "ncpfs", "nfs", "nfs3", "nfs4", "smb2", "smb3",
-    "smbfs",
+    "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "fuse.blobfuse", "fuse.blobfuse2", "fuse.ceph", "fuse.ceph-fuse",
+    "fuse.curlftpfs", "fuse.davfs", "fuse.gcsfuse", "fuse.glusterfs", "fuse.goofys", "fuse.juicefs", "fuse.lizardfs",
+    "fuse.moosefs", "fuse.rclone", "fuse.s3fs", "fuse.smbnetfs", "fuse.sshfs", "gfs2", "glusterfs", "gpfs", "lustre",
+    "ncpfs", "nfs", "nfs3", "nfs4", "ocfs2", "orangefs", "pvfs2", "smb2", "smb3", "smbfs",
 ))  # fmt: skip
 _SHARED_WITH_A_HOST = frozenset((
     "9p", "drvfs", "fakeowner", "fuse.grpcfuse", "fuse.osxfs", "fuse.vmhgfs-fuse", "prl_fs", "vboxsf", "virtiofs",
@@ -24,27 +28,55 @@ _SHARED_WITH_A_HOST = frozenset((
 _WAL_WRITE_LOCK = 120  # the byte of the -shm file that a writer locks
 
 
-def read_mounts() -> str:
-    """Return this process's mounts as the kernel lists them; nothing where there is no such list."""
-    return _read(Path("/proc/self/mountinfo"))
+class Mount(NamedTuple):
+    """A line of the kernel's list."""
+
+    number: str
+    parent: str
+    place: Path
+    kind: str
 
 
-def filesystem_of(path: Path, mounts: str) -> str | None:
-    """Return the type of the file system that holds an absolute path without links, from the text of a mountinfo;
-    None if that doesn't say."""
-    best, found = -1, None
-    for line in mounts.splitlines():
+def read_mounts() -> list[Mount]:
+    """Return this process's mounts as the kernel lists them; none where there is no such list."""
+    return parse_mounts(_read(MOUNTS))
+
+
+def parse_mounts(text: str) -> list[Mount]:
+    """Read the text of a mountinfo; lines that are none are passed over."""
+    mounts = []
+    for line in text.splitlines():
         mounted, _, described = line.partition(" - ")
-        fields, kind = mounted.split(" "), described.split(" ")[0]
-        if len(fields) < 5 or not kind:
-            continue
-        place = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4]))
-        if path.is_relative_to(place) and len(place.parts) >= best:  # of two on one place the later hides the other
-            best, found = len(place.parts), kind
-    return found
+        match mounted.split(" "), described.split(" "):
+            case [number, parent, _, _, place, *_], [kind, source, *_]:
+                path = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), place))
+                if kind == "fuse" and source.startswith(("http://", "https://")):  # as davfs2 mounts
+                    kind = "davfs"
+                mounts.append(Mount(number, parent, path, kind))
+    return mounts
 
 
-def objection_to(path: Path, mounts: str) -> str | None:
+def filesystem_of(path: Path, mounts: Sequence[Mount]) -> str | None:
+    """Return the type of the file system that holds an absolute path without links; None if the list doesn't say.
+
+    The way leads as the kernel goes it, from the root through each mount into those that were mounted in it: what lies
+    below a place that was mounted over later is hidden.
+    """
+    numbers = {mount.number for mount in mounts}
+    found: Mount | None = None
+    for place in (*reversed(path.parents), path):
+        here = [mount for mount in mounts if mount.place == place]
+        while here:
+            inner = [mount for mount in here
+                     if mount.parent == (found.number if found else mount.number) or mount.parent not in numbers]
+            if not inner:
+                break
+            found = inner[-1]
+            here.remove(found)
+    return found.kind if found else None
+
+
+def objection_to(path: Path, mounts: Sequence[Mount]) -> str | None:
     """Return why a store may not lie there; None if nothing is known against it."""
     kind = filesystem_of(path, mounts)
     if kind not in _SHARED_BY_MACHINES:
@@ -53,7 +85,7 @@ def objection_to(path: Path, mounts: str) -> str | None:
             "put the store on a local disk")
 
 
-def doubt_about(path: Path, mounts: str) -> str | None:
+def doubt_about(path: Path, mounts: Sequence[Mount]) -> str | None:
     """Return why a store should not lie there; None if nothing is known against it."""
     kind = filesystem_of(path, mounts)
     if kind not in _SHARED_WITH_A_HOST:

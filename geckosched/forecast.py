@@ -45,6 +45,7 @@ from geckosched.core import (
     to_datetime,
     to_text,
 )
+from geckosched.filesystem import doubt_about, objection_to, read_mounts
 
 OFF_BY_DEFAULT = "off by default"  # its collector's author says so
 MANY = 2000  # runs of a job that are enough, whatever time they took; twice as many are looked at, at most
@@ -153,13 +154,14 @@ def read_forecast(store: Store, now: int, config: SchedulerConfig, registrations
     jobs = tuple(_job_forecast(each, registrations, registry, history, config, now) for each in in_order)
     budgets = tuple(_budget_forecasts(registrations, jobs, config.budgets))
     owners = registry.collectors
+    doubt = doubt_about(store.path, read_mounts())
     return Forecast(
         configuration=None,
         database=str(store.path),
         database_exists=store.path.exists(),
         leader_pid=history.pid if leading else None,
         errors=errors,
-        warnings=tuple(_warnings(jobs, budgets, registrations)),
+        warnings=(*([doubt] if doubt else ()), *_warnings(jobs, budgets, registrations)),
         plugins=tuple(registry.plugins.values()),
         jobs=jobs,
         not_scheduled=tuple(
@@ -176,6 +178,8 @@ def find_trouble(store: Store) -> str | None:
     """Return why a start could not use the store, as far as that can be told without writing; None if nothing is known
     against it."""
     folder = store.path.parent
+    if objection := objection_to(store.path, read_mounts()):
+        return objection
     if not folder.is_dir():
         return f"{store.path}: the folder {folder} is not there"
     if not is_writable(folder):

@@ -151,7 +151,7 @@ class ServiceManager:
             return
         address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
                 channel.settimeout(SEND_TIMEOUT)
                 channel.sendto("\n".join(lines).encode("utf-8", "replace"), address)
         except OSError as error:
@@ -181,7 +181,7 @@ class Window:
             status = f"stopping: {lead.ticker.running} running"
         else:
             status = str(state)
-        return Glance(state, scheduler.last_turn, status)
+        return Glance(state, scheduler.last_turn, scheduler.secrets.hide(status))
 
     def _leading(self, lead: Lead) -> str:
         jobs, trouble = len(lead.ticker.jobs), lead.writer.trouble

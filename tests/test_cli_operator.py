@@ -527,10 +527,11 @@ def test_the_check_names_a_few_of_many_jobs() -> None:
 
 @pytest.mark.parametrize(("age", "stale"), [(-3600, False), (0, False), (10, False), (10.1, True)])
 def test_a_heartbeat_is_stale_after_ten_seconds(age: float, stale: bool) -> None:
-    """Not before, not after the clock was set back, and not if nobody leads or none was written yet."""
+    """Not before, not after the clock was set back, and not if nobody leads. A leader that has written none at all is
+    no better than a silent one."""
     now, found = NOW + timedelta(seconds=age), status_of()
     assert (cli._objections(found, now) != []) is stale
-    assert cli._objections(status_of(heartbeat_at=None), now) == []
+    assert cli._objections(status_of(heartbeat_at=None), now)[0] == "the leader has written nothing into this store"
     assert cli._objections(status_of(state=SchedulerState.STOPPED), now) == ["nobody leads"]
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geckosched import Batch, CollectionScheduler, RateLimited, RunContext, collector
-from geckosched.core import DAY, HOUR, MINUTE, SECOND, Health, Verdict, format_duration, judge, parse_duration, to_text
+from geckosched.core import (
+    DAY,
+    HOUR,
+    MINUTE,
+    SECOND,
+    Checkup,
+    Health,
+    Verdict,
+    format_duration,
+    judge,
+    parse_duration,
+    to_text,
+)
 from geckosched.testing import FakeClock
 from tests.conftest import NewScheduler
 from tests.test_hooks import Diary, job, judged, look_again
@@ -257,3 +271,47 @@ def test_a_first_success_is_no_news(new_scheduler: NewScheduler, caplog: pytest.
     ]  # fmt: skip
     said = [record.getMessage() for record in caplog.records if ", was " in record.getMessage()]
     assert said == ["bad: degraded, was pending (1 error)"]
+
+
+@pytest.mark.parametrize("interval", [30, 300])
+def test_jobs_are_judged_every_health_check_interval(new_scheduler: NewScheduler, interval: int) -> None:
+    """At once, and from then on as often as the setting says: not sooner, though a job has changed, and not later."""
+    clock, checkup = FakeClock(), Checkup()
+    scheduler = new_scheduler(clock=clock, health_check_interval=interval)
+    scheduler.register_collector(job("one", lambda _: None, every="1d"), at="00:00")
+    with scheduler:
+        assert scheduler.lead is not None
+        known = []
+        for seconds in (0, interval - 1, 1):
+            clock.advance(seconds)
+            checkup.turn(scheduler.lead)
+            known.append(checkup._known["one"])
+            scheduler.execute_collector_now("one")
+    assert known == [Health.PENDING, Health.PENDING, Health.HEALTHY]
+
+
+def test_what_turns_bad_is_a_warning_and_a_damaged_row_is_bad(
+    new_scheduler: NewScheduler, store_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job that becomes unhealthy stands out in the log, one that recovers doesn't. A row that another program spoilt
+    is a job's ill health, and hides no other job's."""
+    caplog.set_level(logging.INFO, logger="geckosched")
+    clock, checkup = FakeClock(), Checkup()
+    scheduler = new_scheduler(clock=clock)
+    for name in ("one", "two"):
+        scheduler.register_collector(job(name, lambda _: None, every="1d"), at="00:00")
+    with scheduler, closing(sqlite3.connect(store_path, isolation_level=None)) as foreign:
+        assert scheduler.lead is not None
+        checkup.turn(scheduler.lead)
+        foreign.execute("UPDATE geckosched_jobs SET last_sign_at = 'soon' WHERE job_id = 'one'")
+        scheduler.execute_collector_now("two")
+        clock.advance(60)
+        checkup.turn(scheduler.lead)
+        foreign.execute("UPDATE geckosched_jobs SET last_sign_at = NULL WHERE job_id = 'one'")
+        clock.advance(60)
+        checkup.turn(scheduler.lead)
+        assert checkup._known == {"one": Health.PENDING, "two": Health.HEALTHY}
+    said = [(record.levelname, record.getMessage()) for record in caplog.records if ", was " in record.getMessage()]
+    assert said[0] == ("WARNING", "one: unhealthy, was pending (its row is damaged: ValueError: "
+                                  "Invalid isoformat string: 'soon')")  # fmt: skip
+    assert said[1:] == [("INFO", "one: pending, was unhealthy (it never ran)")]

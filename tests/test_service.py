@@ -251,8 +251,9 @@ def test_a_standby_is_fed_by_its_watcher(new_scheduler: NewScheduler, systemd: S
 
 def test_the_status_says_that_the_store_cannot_be_written(new_scheduler: NewScheduler, store_path: Path) -> None:
     """A foreign program holds the lock: the line says since when, the ticker turns on, and once it is free all is
-    well."""
-    scheduler = new_scheduler()
+    well. It shows no secret, not even one in the name of the store's folder."""
+    secret = store_path.parent.name
+    scheduler = new_scheduler(secrets=(secret,))
     with scheduler:
         window = Window(scheduler)
         assert window.look().status == "leading: 0 jobs, 0 running"
@@ -261,6 +262,7 @@ def test_the_status_says_that_the_store_cannot_be_written(new_scheduler: NewSche
             said = wait_until(lambda: "written" in (status := window.look().status) and status)
             since = said.split(" since ")[1]
             assert said.startswith("leading: 0 jobs, 0 running; the store can't be written since 2")
+            assert "/***/store.db: database is locked" in said
             turn = window.look().turn
             wait_until(lambda: window.look().turn != turn)
             assert window.look().status.split(" since ")[1] == since

@@ -81,15 +81,20 @@ class Unit:
         """Return a time of systemd's, in the words that geckosched's durations use as well."""
         return parse_duration(self.value(key).replace("min", "m")) / SECOND
 
-    @contextmanager
-    def started(self, **environment: str) -> Iterator[subprocess.Popen[str]]:
-        """Run ExecStart where and with what the unit says; plugins that are installed here stay out of it."""
+    def begin(self, key: str, **environment: str) -> subprocess.Popen[str]:
+        """Begin the command of ExecStart or ExecReload, where and with what the unit says; plugins that are installed
+        here stay out of it."""
         own = dict(each.split("=", 1) for each in self.values("Environment"))
         ours = {"PATH": os.environ["PATH"], "GECKOSCHED_LOAD_PLUGINS": "stuck"}
-        process = subprocess.Popen(
-            shlex.split(self.value("ExecStart")), cwd=self.value("WorkingDirectory"), env=ours | own | environment,
-            text=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        return subprocess.Popen(
+            shlex.split(self.value(key)), cwd=self.value("WorkingDirectory"), env=ours | own | environment,
+            text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
+
+    @contextmanager
+    def started(self, **environment: str) -> Iterator[subprocess.Popen[str]]:
+        """Run ExecStart."""
+        process = self.begin("ExecStart", **environment)
         try:
             yield process
         finally:
@@ -150,6 +155,34 @@ def test_a_scheduler_that_hangs_is_ended_says_where_and_is_started_anew(
         process.send_signal(signal.SIGTERM)
         assert finish(process).code == 0
         systemd.until("STOPPING=1")
+
+
+@installed
+def test_a_reload_is_told_and_answered(unit: Unit, systemd: SystemD) -> None:
+    """ExecReload ends with 0 once the new configuration holds, and fails with the line of one that is wrong. By SIGHUP
+    as well systemd hears RELOADING=1 with the moment, as Type=notify-reload wants it, and READY=1 afterwards."""
+
+    def hear_a_reload() -> None:
+        systemd.until("RELOADING=1")
+        assert any(line.startswith("MONOTONIC_USEC=") for line in systemd.heard)
+        systemd.until("READY=1")
+        systemd.heard.clear()
+
+    with unit.started(NOTIFY_SOCKET=systemd.address) as process:
+        systemd.until("READY=1")
+        unit.configure("max_workers = 3")
+        done = finish(unit.begin("ExecReload"))
+        hear_a_reload()
+        unit.configure("max_wrokers = 3")
+        refused = finish(unit.begin("ExecReload"))
+        hear_a_reload()
+        unit.configure("")
+        process.send_signal(signal.SIGHUP)
+        hear_a_reload()
+        process.send_signal(signal.SIGTERM)
+        assert finish(process).code == 0
+    assert (done.code, refused.code > 0) == (0, True), done.err
+    assert 'unknown key, did you mean "max_workers"?' in refused.err
 
 
 @installed

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from tests.benchmarks.history import history
 from tests.benchmarks.measurements import Figure, Measurement, Sizes, burst, lateness, start, status, sustained
+from tests.benchmarks.pruning import pruning
 
 ALL: dict[str, Measurement] = {
     "burst": burst, "sustained": sustained, "lateness": lateness, "start": start, "status": status, "history": history,
+    "pruning": pruning,
 }
 
 
