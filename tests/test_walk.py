@@ -113,7 +113,8 @@ class Walker:
 def alike(text: str) -> str:
     """Make alike what differs from one day to the next."""
     text = re.sub(r"\b[0-9a-f]{12}\b", "0", text)
-    text = re.sub(r"\d+(?:[.:-]\d+)*(?:ms|[smhd]\b)?", "0", text)
+    text = re.sub(r"\.{2,}(?= )", ".", text)  # the strip of the last runs
+    text = re.sub(r"(?:\d+(?:[.:-]\d+)*(?:ms|[smhd](?![a-z]))?)+", "0", text)
     return "\n".join(" ".join(line.split()) for line in text.strip().splitlines())
 
 
