@@ -3260,7 +3260,7 @@ class Execution:
         failed = context.failed_targets if context else {}
         good = context.good_targets - failed.keys() if context else set()
         outcome = outcome_of(error, len(failed), len(good), self.stop)
-        details = [f"{len(failed)} failed, {len(good)} well"] if failed else []
+        details = [f"{len(failed)} of {len(failed) + len(good)} targets failed"] if failed else []
         details += [secrets.hide(f"{target}: {text}")[:500] for target, text in itertools.islice(failed.items(), 20)]
         if self.asked_at is not None:
             over = (self.lead.clock.monotonic() - self.asked_at) / SECOND

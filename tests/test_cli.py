@@ -724,7 +724,7 @@ def test_a_partial_run_says_what_failed(tmp_path: Path, monkeypatch: pytest.Monk
     table, full, history, failed = (
         invoke(*words).stdout for words in (["status"], ["status", "cities"], ["runs"], ["runs", "--failed"])
     )
-    said = "3 failed, 1 well; Rome: ValueError: no Rome; Bonn: ValueError: no Bonn; 1 more"
+    said = "3 of 4 targets failed; Rome: ValueError: no Rome; Bonn: ValueError: no Bonn; 1 more"
     assert f"\n  partial: {said}\n" in table
     assert table.splitlines()[-2].split()[-1] == "3"  # LOST
     assert f"last outcome        partial: {said}\n" in full

@@ -167,8 +167,9 @@ class Container:
 
 
 def test_a_container_by_hand(site: Path, tmp_path: Path) -> None:
-    """The image builds; its process runs with no file of configuration; its health check objects in one line before
-    there is a leader, while a job is unhealthy, and after the stop, and to nothing else; SIGTERM ends it with 0."""
+    """The image builds; its process runs with no file of configuration; its health check objects in one line to a
+    wrong configuration, while a job is unhealthy, and after the stop, and to nothing else, by the exit code that Docker
+    has for that; SIGTERM ends it with 0."""
     container = Container(tmp_path / "root", [site, Path(sysconfig.get_path("purelib"))])
     given = {
         "GECKOSCHED_LOAD_PLUGINS": "fake",
@@ -176,12 +177,13 @@ def test_a_container_by_hand(site: Path, tmp_path: Path) -> None:
         "GECKOSCHED_COLLECTORS__WEATHER__CITIES": '["Oslo", "Rome"]',
     }
 
-    def objection() -> str:
-        checked = container.check(**given)
+    def objection(**more: str) -> str:
+        checked = container.check(**given, **more)
         assert (checked.code, checked.out) == (1 if checked.err else 0, "")
         return checked.err
 
-    assert objection() == "geckosched: nobody leads\n"
+    wrong = objection(GECKOSCHED_SCHEDULER__MAX_WORKERS="ten")
+    assert wrong.startswith("geckosched: GECKOSCHED_SCHEDULER__MAX_WORKERS: ")
     with container.running(**given) as process:
         sick = wait_until(lambda: process.poll() is None and "broken" in (said := objection()) and said)
         assert re.fullmatch(r"geckosched: unhealthy: broken \(breaker open until .* UTC\)\n", sick)

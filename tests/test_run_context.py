@@ -750,7 +750,7 @@ def test_a_detail_names_each_target_and_its_error(bench: Workbench) -> None:
     """The detail says how many failed, and for each what it said."""
     run = outcome(bench, "ab", "c", "d")
     assert run.detail is not None
-    assert run.detail.splitlines() == ["2 failed, 2 well", "c: KeyError: 'no c'", "d: was odd"]
+    assert run.detail.splitlines() == ["2 of 4 targets failed", "c: KeyError: 'no c'", "d: was odd"]
     assert (run.error_type, run.error) == (None, None)
     assert (run.traceback or "").endswith("KeyError: 'no c'\n")
 
@@ -802,7 +802,7 @@ def test_a_thousand_failed_targets_make_a_readable_detail(bench: Workbench) -> N
 
     run = bench.run(collect)
     assert run.outcome is Outcome.PARTIAL
-    assert "1000 failed, 1 well" in (run.detail or "")
+    assert "1000 of 1001 targets failed" in (run.detail or "")
     assert len(run.detail or "") < 20_000
 
 
