@@ -528,7 +528,8 @@ def reload(config: Config = None, database: Database = None) -> None:
     All of it is checked first: with an error nothing changes. Only what differs is touched, and what needs a restart is
     said. With nobody leading there is nothing to reload, and the configuration is judged as `check` does.
     """
-    place = database or find_database(config) or SchedulerConfig().database  # whatever else is wrong: the leader judges
+    find_configuration(config)  # one that was named must be there; whatever is wrong in it, the leader judges
+    place = database or find_database(config) or SchedulerConfig().database
     scheduler = CollectionScheduler(SchedulerConfig(database=place))
     _say_what_delays(scheduler.get_status())
     if (answer := scheduler.request_reload()) is None:

@@ -220,6 +220,7 @@ class Configuration:
     def apply_to(self, scheduler: CollectionScheduler) -> Applied:
         """Have a scheduler go on with this configuration, as `CollectionScheduler.apply` does; its plugins stay as they
         are. Raises one ConfigError of all that is wrong, before anything is changed."""
+        scheduler.secrets.add(self.scheduler.secrets)  # first: whatever goes wrong is said without them
         errors, registry = self.sources.errors(), scheduler.registry
         resolved = self.resolved(registry, errors)
         tables = {name: _for_collector(name, table, registry) for name, table in resolved.collectors.items()}

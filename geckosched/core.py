@@ -2106,7 +2106,9 @@ def check_collector(made: Any) -> str:
 _FILE_ERRORS = frozenset((5, 6, 7, 8, 10, 11, 13, 14, 15, 26))
 _LOCK_ERRORS = frozenset((5, 6, 15))
 _LONGEST_PAUSE = {5: 0.05, 6: 0.05, 11: 5.0, 26: 5.0}  # seconds between two tries, by the error; 1 s for any other
-_DAMAGED = {
+_HINTS = {
+    sqlite3.SQLITE_FULL: "make room for it",
+    sqlite3.SQLITE_IOERR: "its disk, a quota or its mount: see the system's log",
     sqlite3.SQLITE_CORRUPT: "it is damaged: stop geckosched and put a backup in its place, or try sqlite3's .recover",
     sqlite3.SQLITE_NOTADB: "another program's file, or a damaged store: name another, or put a backup in its place",
 }
@@ -2334,13 +2336,11 @@ class Store:
             return "it is a folder"
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return f"{self._lock_holder()} holds it"
-        if code == sqlite3.SQLITE_FULL:
-            return "make room for it"
-        if not is_writable(self.path.parent):
+        if code != sqlite3.SQLITE_FULL and not is_writable(self.path.parent):
             return "its folder is read-only, and SQLite needs files beside it"
         if code == sqlite3.SQLITE_READONLY:
             return "the file is read-only for this user" if not is_writable(self.path) else "its disk is read-only"
-        return _DAMAGED.get(code, "")
+        return _HINTS.get(code, "")
 
     def _lock_holder(self) -> str:
         try:
@@ -2455,6 +2455,10 @@ def _run_of(row: sqlite3.Row) -> Run:
     return Run(**values)
 
 
+class _GivenUp(StoreError):
+    """The store could not be written until the scheduler stopped; the log has said it once for all messages."""
+
+
 class Message:
     """Something for the writer. One that SQLite refuses fails alone, whatever it had written; `done` or `refused` is
     called when the group is committed."""
@@ -2474,7 +2478,8 @@ class Message:
         """Tell whoever waits. Must neither wait nor raise."""
 
     def refused(self, error: BaseException) -> None:
-        _note(logging.ERROR, "the store refused %s: %s", type(self).__name__, _one_line(error))
+        if not isinstance(error, _GivenUp):
+            _note(logging.ERROR, "the store refused %s: %s", type(self).__name__, _one_line(error))
 
 
 class Statements(Message):
@@ -2656,9 +2661,11 @@ class Writer:
         text, fresh = str(self._store.explain(error)), self.trouble is None
         if self._gave_up.is_set():
             group, self._group = self._group, []
-            _note(logging.ERROR, "given up: %d messages that the store could not take (%s)", len(group), text)
+            runs = len({message.run_id for message in group} - {None})
+            _note(logging.ERROR, "given up as the scheduler stops: %d run%s and %d notes of ours (%s)",
+                  runs, "" if runs == 1 else "s", sum(message.run_id is None for message in group), text)
             for message in group:
-                message.refused(StoreError(f"given up: {text}"))
+                message.refused(_GivenUp(f"given up: {text}"))
             return
         if isinstance(error, StoreError):
             self._seal()
@@ -2670,7 +2677,9 @@ class Writer:
 
     def _what_waits(self) -> str:
         runs = len({message.run_id for message in self._group} - {None})
-        return f"{runs} run{'' if runs == 1 else 's'} wait{'s' if runs == 1 else ''} for it, and no other starts"
+        if not runs:
+            return "no run starts meanwhile"
+        return f"{runs} run{' waits' if runs == 1 else 's wait'} for it, and no other starts"
 
     def _go_on(self) -> None:
         if said := self._trouble.over(time.monotonic()):
@@ -4326,13 +4335,12 @@ class Ticker:
     def apply(self, config: SchedulerConfig, changes: Sequence[tuple[Change, sqlite3.Row | None]],
               reply: Inbox) -> None:
         """Go on with another configuration, which was judged before. A change comes with what the store has of the job.
-        The first reply says what came of the changes (None: nothing, since the scheduler stops), the second that it is
+        The first reply says what came of them (None: nothing, since the scheduler stops), the second that it is
         stored."""
         if self._stopping:
             reply.put(None)
             return
         statements: list[tuple[str, Any]] = []
-        words: dict[str, list[str]] = {"added": [], "changed": [], "removed": []}
         self._come_up()  # as it was
         more = config.max_workers - self._lead.config.max_workers
         self._lead.config = config
@@ -4342,10 +4350,7 @@ class Ticker:
             if job.waiting is not None and job.abandoned:  # it was parked, and may run now
                 self._enqueue(job, promoted=False)
         self._calls.override(config.budgets, self._steady())
-        for change, row in changes:
-            if (word := self._change_job(change, row, statements)) is not None:
-                words[word].append(change.job_id)
-        reply.put(words)
+        reply.put([change.word(*self._change_job(change, row, statements)) for change, row in changes])
         self._lead.writer.inbox.put(Statements(statements, reply))
 
     def _take_settings(self, config: SchedulerConfig) -> None:
@@ -4354,20 +4359,20 @@ class Ticker:
         for job in (*self.jobs.values(), *self._retired.values()):
             job.breaker.delay, job.breaker.longest = self._delays
 
-    def _change_job(self, change: Change, row: sqlite3.Row | None, statements: list[tuple[str, Any]]) -> str | None:
-        """Carry out what a configuration changes of one job, on top of what operators did to it; returns the word for
-        that, None if nothing is left to do."""
+    def _change_job(self, change: Change, row: sqlite3.Row | None,
+                    statements: list[tuple[str, Any]]) -> tuple[Registration | None, Registration | None]:
+        """Carry out what a configuration changes of one job, on top of what operators did to it; returns what it was
+        and is registered as."""
         job = self.jobs.get(change.job_id)
         before = None if job is None else job.registration
         after = change.onto(before)
-        if after is before:
-            return None
-        self.amended.append(Amendment(change.job_id, before, after))
-        if job is not None and (after is None or after.name != job.registration.name):
-            statements += self._do_unregister(job)
-        if after is not None:
-            statements += self._save_live(after, row)
-        return "added" if before is None else "removed" if after is None else "changed"
+        if after is not before:
+            self.amended.append(Amendment(change.job_id, before, after))
+            if job is not None and (after is None or after.name != job.registration.name):
+                statements += self._do_unregister(job)
+            if after is not None:
+                statements += self._save_live(after, row)
+        return before, after
 
     # -- what operators do
 
@@ -5136,9 +5141,9 @@ class CollectionScheduler:
                 if jobs is not None:
                     self.registry.not_scheduled, self.registry.off_by_default = jobs.not_scheduled, jobs.off_by_default
             words = self._carry_out([(each, rows.get(each.job_id)) for each in changes])
-            return plan.applied(words, self._plugin_setup, plugins)
+            return plan.applied(changes, words, self._plugin_setup, plugins)
 
-    def _carry_out(self, changes: Sequence[tuple[Change, sqlite3.Row | None]]) -> dict[str, list[str]]:
+    def _carry_out(self, changes: Sequence[tuple[Change, sqlite3.Row | None]]) -> list[str]:
         """Have the ticker change the jobs or, where this process doesn't lead, keep for its start what they are."""
         while True:
             reply = Inbox()
@@ -5161,17 +5166,17 @@ class CollectionScheduler:
             found.update((row["job_id"], row) for row in self._store.read(sql, some))
         return found
 
-    def _await_applied(self, reply: Inbox) -> dict[str, list[str]] | None:
+    def _await_applied(self, reply: Inbox) -> list[str] | None:
         """Wait for the ticker to say what a configuration changed, and then, for a while, until that is stored."""
         reply.wait(None)
         words, *stored = reply.drain()
         if words is not None and not stored:
             reply.wait(TAKE_OVER)
-        return cast("dict[str, list[str]] | None", words)
+        return cast("list[str] | None", words)
 
-    def _change_registrations(self, changes: Sequence[Change]) -> dict[str, list[str]]:
+    def _change_registrations(self, changes: Sequence[Change]) -> list[str]:
         """Change jobs for when this process leads; the mutex is held."""
-        words: dict[str, list[str]] = {"added": [], "changed": [], "removed": []}
+        words = []
         for change in changes:
             before = self._registrations.get(change.job_id)
             after = change.onto(before)
@@ -5179,10 +5184,8 @@ class CollectionScheduler:
                 self._registrations.pop(change.job_id, None)
             else:
                 self._registrations[change.job_id] = after
-            if after is not before:
-                word = "added" if before is None else "removed" if after is None else "changed"
-                words[word].append(change.job_id)
-        if self._state is SchedulerState.STANDBY and any(words.values()):
+            words.append(change.word(before, after))
+        if self._state is SchedulerState.STANDBY and any(words):
             self._say_how_jobs_differ()
         return words
 
@@ -5319,7 +5322,8 @@ class CollectionScheduler:
         Python code registered, which no table may name."""
         found = DraftedJobs({}, {}, set(), [])
         if taken is None:
-            taken = self._registrations.keys() - self._configured.keys()
+            with self._mutex:
+                taken = self._registrations.keys() - self._configured.keys()
             errors = [f"[collectors.{job_id}] {DuplicateJob(job_id)}" for job_id in tables if job_id in taken]
             found.errors.extend(map(ConfigError, errors))
         for job_id, table in tables.items():

@@ -44,6 +44,7 @@ _DURATIONS = frozenset(
     ("error_recovery_delay", "max_recovery_delay", "timeout", "shutdown_timeout", "health_check_interval")
 )
 _OF_JOBS = frozenset(("timezone", "timeout", "max_consecutive_errors"))  # settings that are in jobs' registrations
+_KINDS = ("added", "changed", "removed")
 _FEW = 10  # of many names, in one line
 
 # -- What came of it ---------------------------------------------------------------------------------------------------
@@ -69,8 +70,7 @@ class Applied(Record):
     restart: tuple[NeedsRestart, ...] = ()
 
     def __str__(self) -> str:
-        kinds = ("added", "changed", "removed", "settings")
-        said = [f"{kind} {_listed(names)}" for kind in kinds if (names := getattr(self, kind))]
+        said = [f"{kind} {_listed(names)}" for kind in (*_KINDS, "settings") if (names := getattr(self, kind))]
         reasons: dict[str, list[str]] = {}
         for each in self.restart:
             reasons.setdefault(each.reason, []).append(each.name)
@@ -119,6 +119,13 @@ class Change:
         }
         return fitted(dataclasses.replace(current, **changed) if changed else current, self.config)
 
+    @staticmethod
+    def word(before: Registration | None, after: Registration | None) -> str:
+        """Return the word for what became of a job; an empty one if nothing did."""
+        if after is before:
+            return ""
+        return "added" if before is None else "removed" if after is None else "changed"
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -161,13 +168,14 @@ class Plan:
                 found[job_id] = Change(job_id, each, fit, self.config, differences(each, fit))
         return [found[job_id] for job_id in sorted(found)]
 
-    def applied(self, words: Mapping[str, Sequence[str]], loaded: PluginSetup | None, plugins: PluginSetup | None) -> (
-        Applied
-    ):
-        """Say what came of it: `words` are the job ids that were added, changed and removed. `loaded` are the plugins
-        of the start, `plugins` those that the configuration asks for now (None: it doesn't say)."""
+    def applied(
+        self, changes: Sequence[Change], words: Sequence[str], loaded: PluginSetup | None, plugins: PluginSetup | None
+    ) -> Applied:
+        """Say what came of it: of each change its word. `loaded` are the plugins of the start, `plugins` those that
+        the configuration asks for now (None: it doesn't say)."""
         restart = [*self.restart, *_plugins_that_differ(loaded, plugins)]
-        jobs = {word: tuple(job_ids) for word, job_ids in words.items()}
+        came = list(zip(changes, words, strict=True))
+        jobs = {kind: tuple(each.job_id for each, word in came if word == kind) for kind in _KINDS}
         return Applied(**jobs, settings=self.settings, restart=tuple(restart))
 
 
@@ -228,7 +236,8 @@ class Reloader:
 
     def __init__(self) -> None:
         self._inbox = Inbox()
-        self._on_terminal = _has_terminal()
+        ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # nohup: it shall outlive its terminal
+        self._of_terminal = _has_terminal() and not ignored
 
     @contextmanager
     def hearing(self) -> Iterator[None]:
@@ -270,7 +279,7 @@ class Reloader:
         asked = self._inbox.drain()
         if _STOP in asked:
             return False
-        if _SIGNAL in asked and self._on_terminal and not _has_terminal():
+        if _SIGNAL in asked and self._of_terminal and not _has_terminal():
             self._log.info("the terminal is gone, stopping")
             self._scheduler.stop()
             return False

@@ -29,7 +29,7 @@ from geckosched.config import Configuration, installed_plugins, load_configurati
 from geckosched.core import Grid, Ledger, Registration, Requests, from_datetime
 from geckosched.testing import FakeClock
 from tests.conftest import NewScheduler
-from tests.test_scheduler import finished, runs_of, settle, until
+from tests.test_scheduler import Gate, finished, runs_of, settle, until
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -148,20 +148,49 @@ def test_only_the_job_that_differs_is_touched(site: Site) -> None:
 
 
 def test_a_running_run_keeps_its_options_and_the_next_has_the_new_ones(site: Site) -> None:
-    """So does its time limit: a shorter one is for the next run."""
-    text = OFF + '[collectors.note]\nseconds = 40\nmark = "old"\ntimeout = "1h"\n'
+    """So does its time limit: another one is for the next run."""
+    text = OFF + '[collectors.note]\nseconds = 40\nmark = "old"\ntimeout = "50s"\n'
     scheduler = site.scheduler(text)
     with scheduler:
         begun(scheduler, "note")
-        new = text.replace("old", "new").replace('"1h"', '"1s"').replace("seconds = 40", "seconds = 0")
+        new = text.replace("old", "new").replace('"50s"', '"1h"').replace("seconds = 40", "seconds = 90")
         assert site.apply(scheduler, new) == Applied(changed=("note",))
         site.clock.advance(40)
         assert runs_of(scheduler, "note", 1)[0].outcome is Outcome.SUCCEEDED
         assert site.table("SELECT mark FROM notes") == ["old"]
         site.clock.advance(91)
-        runs_of(scheduler, "note", 2)
+        begun(scheduler, "note", 2)
+        assert site.apply(scheduler, new.replace('"1h"', '"80s"')) == Applied(changed=("note",))
+        site.clock.advance(90)
+        assert runs_of(scheduler, "note", 2)[1].outcome is Outcome.SUCCEEDED
         assert site.table("SELECT mark FROM notes ORDER BY run") == ["old", "new"]
-        assert registered(scheduler, "note").timeout == 1_000_000
+        site.clock.advance(60)
+        begun(scheduler, "note", 3)
+        assert site.apply(scheduler, new) == Applied(changed=("note",))
+        site.clock.advance(81)
+        assert runs_of(scheduler, "note", 3)[2].outcome is Outcome.TIMED_OUT
+
+
+def test_a_run_that_waits_for_the_store_has_the_options_that_it_was_admitted_with(site: Site) -> None:
+    """Its slot came before the reload, though the store could not be written then."""
+    text = OFF + '[collectors.note]\nmark = "old"\n'
+    scheduler = site.scheduler(text)
+    with scheduler:
+        lead = scheduler.lead
+        assert lead is not None
+        runs_of(scheduler, "note", 1)
+        with closing(sqlite3.connect(site.store, isolation_level=None)) as foreign:
+            foreign.execute("BEGIN IMMEDIATE")
+            site.clock.advance(91)
+            until(lambda: lead.ticker.running == 1)
+            new = site.configuration(text.replace("old", "new"))
+            reload = threading.Thread(target=scheduler.apply, args=(new,))
+            reload.start()
+            until(lambda: registered(scheduler, "note").options.mark == "new")
+            foreign.execute("ROLLBACK")
+        reload.join(30)
+        runs_of(scheduler, "note", 2)
+        assert site.table("SELECT mark FROM notes ORDER BY run") == ["old", "old"]
 
 
 @pytest.mark.parametrize("change", ["every", "mark"])
@@ -317,6 +346,39 @@ def test_jobs_of_python_code_are_left_alone_and_a_table_cannot_name_one(site: Si
             changed=("mine", "note", "other"), settings=("timeout",)
         )
         assert registered(scheduler, "mine").timeout == 60_000_000
+
+
+def test_a_priority_holds_for_a_run_that_waits_already(site: Site) -> None:
+    """It goes before those that have waited longer."""
+    jobs = "".join(f'[collectors.j{n}]\nuse = "note"\nseconds = 40\nevery = "1h"\n' for n in range(4))
+    text = OFF + "[scheduler]\nmax_workers = 1\n" + jobs
+    scheduler = site.scheduler(text)
+    with scheduler:
+        begun(scheduler, "j0")
+        settle(scheduler)
+        assert site.apply(scheduler, f"{text}priority = 7\n") == Applied(changed=("j3",))
+        site.clock.advance(40)
+        begun(scheduler, "j3")
+
+
+@pytest.mark.hangs
+def test_slots_that_wait_for_hanging_runs_come_up_with_more_workers(site: Site) -> None:
+    """Where no more may hang than there are workers."""
+    gate = Gate()
+    scheduler = site.scheduler(OFF + "[collectors.note]\nenabled = false\n[scheduler]\nmax_workers = 1\n")
+    scheduler.register_collector(gate, timeout="50s")
+    with scheduler:
+        assert gate.entered.acquire(timeout=30)
+        for seconds in (51, 31):
+            settle(scheduler)
+            site.clock.advance(seconds)
+        until(lambda: scheduler.get_runs("gate")[0].outcome is Outcome.TIMED_OUT)
+        site.clock.advance(61)
+        settle(scheduler)
+        assert not gate.entered.acquire(blocking=False)
+        scheduler.apply(dataclasses.replace(scheduler.config, max_workers=2))
+        assert gate.entered.acquire(timeout=30)
+        gate.open.set()
 
 
 # -- nothing changes if something is wrong -----------------------------------------------------------------------------
@@ -584,7 +646,7 @@ def test_what_needs_a_restart_is_said_each_time_and_not_half_done(site: Site) ->
 
 
 def test_new_secrets_are_hidden_and_old_ones_stay_so(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """Runs that began with an old one may go on."""
+    """Runs that began with an old one may go on; those of a reload that is refused are hidden, too."""
     key = site.path.parent / "key"
     key.write_text("first-secret", encoding="utf-8")
     text = OFF + '[collectors.note]\nmark = "file:key"\n'
@@ -593,8 +655,11 @@ def test_new_secrets_are_hidden_and_old_ones_stay_so(site: Site, caplog: pytest.
         key.write_text("second-secret", encoding="utf-8")
         assert site.apply(scheduler, text) == Applied(changed=("note",), settings=("secrets",))
         assert registered(scheduler, "note").options.mark == "second-secret"
-        scheduler.registry.log.warning("first-secret and second-secret")
-    assert "*** and ***" in caplog.messages
+        key.write_text("third-secret", encoding="utf-8")
+        with pytest.raises(ConfigError):
+            site.apply(scheduler, f"{text}mrak = 1\n")
+        scheduler.registry.log.warning("first-secret and second-secret and third-secret")
+    assert "*** and *** and ***" in caplog.messages
     assert not any("secret" in message for message in caplog.messages)
 
 
@@ -643,7 +708,8 @@ def test_another_rate_keeps_the_ledger_and_is_stored(site: Site, new_scheduler: 
         assert made == [2, 1, 0]
         wider = dataclasses.replace(scheduler.config, budgets={"far": {"rate": "6/h"}})
         assert scheduler.apply(wider) == Applied(settings=("budgets.far",))
-        scheduler.execute_collector_now("caller")
+        scheduler.execute_collector_now("caller", wait=False)
+        until(lambda: len(made) == 6, "calls that no longer wait for an hour")
         assert made[3:] == [4, 3, 2]
         until(lambda: site.table("SELECT rate, burst FROM geckosched_budgets") == [("6/h", 9)])
         back = dataclasses.replace(scheduler.config, budgets={})

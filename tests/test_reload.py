@@ -189,14 +189,14 @@ def test_plugins_need_a_restart_whatever_differs_of_them() -> None:
     plan = Plan.of(SchedulerConfig(), SchedulerConfig(), Path("x"))
 
     def names(**different: Any) -> list[str]:
-        return [each.name for each in plan.applied({}, loaded, loaded._replace(**different)).restart]
+        return [each.name for each in plan.applied((), (), loaded, loaded._replace(**different)).restart]
 
     assert names(disable=("b", "a")) == []
     assert names(only=("a",)) == ["GECKOSCHED_LOAD_PLUGINS"]
     assert names(load=()) == ["[plugins] load"]
     assert names(disable=()) == ["[plugins] disable"]
     assert names(settings={"p": {"key": 2}, "q": {}}) == ["[plugins.p]"]
-    assert plan.applied({}, loaded, None).restart == plan.applied({}, None, loaded).restart == ()
+    assert plan.applied((), (), loaded, None).restart == plan.applied((), (), None, loaded).restart == ()
 
 
 def test_what_came_of_it_is_one_line() -> None:
@@ -453,26 +453,42 @@ def test_a_standby_reloads_by_signal_and_takes_over_with_that() -> None:
     assert first.lines("reloaded") == []
 
 
-@pytest.mark.usefixtures("here")
-def test_a_terminal_that_is_closed_ends_the_scheduler() -> None:
-    """That sends SIGHUP, too; a scheduler that nobody sees any more would be started a second time."""
+def started_on_a_terminal(*, nohup: bool) -> tuple[int, int]:
+    """Start `geckosched run` as the leader of a terminal's session; returns its pid and the terminal."""
     pid, terminal = pty.fork()
     if pid == 0:
         log = os.open("log-pty", os.O_WRONLY | os.O_CREAT)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
         os.execv(sys.executable, [sys.executable, "-m", "geckosched", "run"])
+    return pid, terminal
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+@pytest.mark.usefixtures("here")
+def test_a_terminal_that_is_closed_ends_the_scheduler_unless_it_is_to_outlive_it(nohup: bool) -> None:
+    """That sends SIGHUP, too; a scheduler that nobody sees any more would be started a second time."""
+    pid, terminal = started_on_a_terminal(nohup=nohup)
+
+    def said(word: str, count: int = 1) -> bool:
+        return Path("log-pty").exists() and Path("log-pty").read_text().count(word) >= count
+
     try:
-        wait_until(lambda: Path("log-pty").exists() and "leading" in Path("log-pty").read_text())
+        wait_until(lambda: said("leading"))
         os.kill(pid, signal.SIGHUP)
-        wait_until(lambda: "reloaded" in Path("log-pty").read_text())
+        wait_until(lambda: said("reloaded"))
         os.close(terminal)
-        ended = wait_until(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid and "stopped" in Path("log-pty").read_text())
-    except BaseException:
-        os.kill(pid, signal.SIGKILL)
-        raise
-    assert ended
-    assert "the terminal is gone, stopping" in Path("log-pty").read_text()
+        if nohup:
+            wait_until(lambda: said("reloaded", 2))
+            os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: said(" stopped"))
+    finally:
+        if not said(" stopped"):
+            os.kill(pid, signal.SIGKILL)
+        ended = os.waitpid(pid, 0)[1]
+    assert ended == 0
+    assert said("the terminal is gone, stopping") is not nohup
 
 
 # -- a hundred reloads under load --------------------------------------------------------------------------------------

@@ -293,7 +293,7 @@ def test_give_up_refuses_what_is_left(writer: Writer, store_path: Path, seen: Se
         writer.finish()
         writer.give_up()
         assert not writer.turn()
-    assert story == [("refused", 1, "StoreError"), ("refused", 2, "StoreError")]
+    assert story == [("refused", 1, "_GivenUp"), ("refused", 2, "_GivenUp")]
     assert seen("SELECT 1 FROM sqlite_master WHERE name = 't'") == []
 
 
