@@ -44,7 +44,7 @@ from geckosched.core import (
 from geckosched.forecast import BudgetForecast, Forecast, JobForecast, NotScheduled, Setup
 from geckosched.reload import Applied, NeedsRestart
 from geckosched.statistics import JobStatistics, PeriodStatistics, Spread
-from geckosched.views import JobStatus, SchedulerInfo, Status
+from geckosched.views import JobStatus, RunLoss, SchedulerInfo, Status
 
 __all__ = [
     "Applied",
@@ -78,6 +78,7 @@ __all__ = [
     "Reason",
     "Run",
     "RunContext",
+    "RunLoss",
     "RunStopped",
     "SchedulerClosed",
     "SchedulerConfig",

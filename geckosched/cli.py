@@ -72,6 +72,7 @@ from geckosched.rendering import (
     put,
     secrets,
     stdout,
+    talk,
 )
 from geckosched.service import ServiceManager
 from geckosched.views import JobStatus, Status
@@ -141,7 +142,7 @@ class _Commands(TyperGroup):
 
 
 def _complain(text: str) -> None:
-    typer.echo(hidden(f"geckosched: {clean(hidden(text))}"), err=True)
+    talk(f"geckosched: {text}")
 
 
 def _complain_of(error: GeckoschedError) -> None:
@@ -283,6 +284,7 @@ def status(
     if job is not None and not found.jobs:
         found = dataclasses.replace(found, jobs=(scheduler.get_collector_status(job),))  # or UnknownJob, in words
     now = datetime.now(UTC)
+    obstacle = _obstacle(found, now) if screens.is_led(found) and not as_json else ""
     if as_json:
         more = {} if job is None else {"statistics": scheduler.get_statistics(job).as_dict()}
         print_json({**found.as_dict(), **more})
@@ -290,10 +292,10 @@ def status(
         shown = found.jobs[0]
         if configuration is not None and _is_off_by_default(shown, configuration):
             shown = dataclasses.replace(shown, reason=f"off by default: {screens.how_to_turn_on(job)}")
-        screens.print_job(shown, found, _reasons(found.jobs), now)
+        screens.print_job(shown, found, now, obstacle=obstacle)
         screens.print_statistics(scheduler.get_statistics(job), now)
     else:
-        screens.print_status(found, _reasons(found.jobs), now)
+        screens.print_status(found, now, obstacle=obstacle)
     if check and (objections := _objections(found, now)):
         _complain("; ".join(objections))
         code = code or FAILED
@@ -400,7 +402,8 @@ def runs(
     if as_json:
         print_json([each.as_dict() for each in found])
     elif run_id is not None:
-        screens.print_details(found[0], now, {"outcome": screens.GONE} if _orphans(scheduler, found) else {})
+        orphan = bool(_orphans(scheduler, found))
+        screens.print_run(found[0], now, scheduler.get_losses(run_id), is_orphan=orphan)
     else:
         screens.print_runs(found, now, _orphans(scheduler, found))
 
@@ -674,16 +677,23 @@ def _say_what_delays(found: Status) -> None:
 
 
 def _objections(found: Status, now: datetime) -> list[str]:
-    """Return what `status --check` objects to. Whether the store can be written is tried only where it may be why:
-    while all is well a check reads."""
+    """Return what `status --check` objects to."""
     said = _objections_to_leader(found, now)
-    if said and (screens.is_led(found) or Path(found.scheduler.database).exists()):
-        said.append(Store(Path(found.scheduler.database)).obstacle() or "")
+    if screens.is_led(found) or Path(found.scheduler.database).exists():
+        said.append(_obstacle(found, now))
     sick = [job for job in found.jobs if job.health is Health.UNHEALTHY]
     if sick:
         few = ", ".join(f"{job.job_id} ({job.reason})" for job in sick[:screens.FEW])
         said.append(f"unhealthy: {few}{f' and {len(sick) - screens.FEW} more' if len(sick) > screens.FEW else ''}")
     return [each for each in said if each]
+
+
+def _obstacle(found: Status, now: datetime) -> str:
+    """Return why the store can't be written. That is tried only where it may be why the leader is silent: while all is
+    well, who looks reads."""
+    if not _objections_to_leader(found, now):
+        return ""
+    return Store(Path(found.scheduler.database)).obstacle() or ""
 
 
 def _objections_to_leader(found: Status, now: datetime) -> list[str]:
@@ -742,12 +752,6 @@ def _orphans(scheduler: CollectionScheduler, runs: Sequence[Run]) -> frozenset[i
     """Return the ids of those runs that are open although nobody leads: their process is gone."""
     ids = frozenset(each.id for each in runs if each.outcome is None)
     return frozenset() if not ids or scheduler.is_led() else ids
-
-
-def _reasons(jobs: Sequence[JobStatus]) -> dict[str, str]:
-    """Say why the last runs of jobs were partial."""
-    partial = [job for job in jobs if job.last_outcome is Outcome.PARTIAL]
-    return {job.job_id: screens.first_lines(job.last_detail) for job in partial}
 
 
 def _has_failed(run: Run) -> bool:

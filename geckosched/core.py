@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     from geckosched.reload import Applied, Change
     from geckosched.spellings import Spellings
     from geckosched.statistics import JobStatistics
-    from geckosched.views import JobStatus, Status
+    from geckosched.views import JobStatus, RunLoss, Status
 
 __version__ = "0.1.0"
 
@@ -5465,6 +5465,14 @@ class CollectionScheduler:
         if not found:
             raise UnknownJob(str(run_id))
         return found[0]
+
+    def get_losses(self, run_id: int) -> list[RunLoss]:
+        """Return what a run counted as lost, by target."""
+        try:
+            from geckosched.views import read_losses
+        except ImportError as error:
+            raise GeckoschedError("get_losses needs the whole package") from error
+        return read_losses(self._store, run_id)
 
     def _known_jobs(self) -> set[str]:
         rows = self._store.read("SELECT job_id FROM geckosched_jobs WHERE retired_at IS NULL")

@@ -85,6 +85,16 @@ class SchedulerInfo(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class RunLoss(Record):
+    """What a run counted as lost, of one target: a row of `geckosched_losses`."""
+
+    target: str
+    count: int
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Status(Record):
     """What `geckosched status` shows."""
 
@@ -181,6 +191,14 @@ def read_jobs(
     if job_id is not None:
         sql, params = f"{sql} AND j.job_id = ?3", (*params, job_id)
     return [_job_status(dict(row), now, leader_since, row["plugin"] in broken) for row in store.read(sql, params)]
+
+
+def read_losses(store: Store, run_id: int) -> list[RunLoss]:
+    """Return the losses that a run counted."""
+    sql = "SELECT target, count, since, until FROM geckosched_losses WHERE run_id = ? ORDER BY rowid"
+    with store.in_words():
+        return [RunLoss(target, number, datetime.fromisoformat(since), datetime.fromisoformat(until))
+                for target, number, since, until in store.read(sql, (run_id,))]
 
 
 def _job_status(row: dict[str, Any], now: int, leader_since: int | None, broken: bool) -> JobStatus:

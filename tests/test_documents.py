@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import tomllib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
@@ -27,7 +27,6 @@ from geckosched import (
     Batch,
     BreakerState,
     CollectionScheduler,
-    Health,
     JobStatus,
     Outcome,
     PluginStatus,
@@ -41,6 +40,7 @@ from geckosched import (
     config,
     core,
     outside,
+    screens,
 )
 from geckosched.statistics import JobStatistics, PeriodStatistics, Spread
 from tests.documents import DOCS, PAGES, README, ROOT, Block, blocks, code, names, page, sections, table
@@ -329,7 +329,7 @@ def test_every_option_is_documented(command: str) -> None:
     documented = [name.split()[0] for name in names(section, "option")] if own else []
     assert same(documented, own)
     assert own or "| option |" not in section
-    [usage] = [line for line in page("commands").split("\n") if re.match(rf"geckosched {command}( |$)", line)]
+    [usage] = re.findall(rf"^## geckosched {command}\n\n```text\n(.+)\n```", page("commands"), re.MULTILINE)
     assert set(re.findall(r"--[a-z-]+", usage)) == own
     arguments = [each.metavar for each in COMMANDS[command].params if not each.opts[0].startswith("--")]
     shown = re.sub(r"\[--.*?\](\.\.\.)?", "", usage).removeprefix(f"geckosched {command}")
@@ -393,11 +393,18 @@ def test_a_run_has_the_columns_of_its_table(history: sqlite3.Connection) -> None
 
 @pytest.mark.parametrize(
     ("where", "first", "kind"),
-    [("store", "outcome", Outcome), ("store", "reason", Reason), ("commands", "health", Health)],
+    [("store", "outcome", Outcome), ("store", "reason", Reason)],
 )
 def test_every_word_is_documented(where: str, first: str, kind: type[StrEnum]) -> None:
-    """Outcomes, reasons and health have a row for each word."""
+    """Outcomes and reasons have a row for each word."""
     assert same(names(page(where), first), list(kind))
+
+
+@pytest.mark.parametrize(("first", "signs"), [("sign", screens._HEALTHS), ("in the strip", screens._RUNS)])
+def test_every_sign_of_status_is_documented(first: str, signs: Mapping[StrEnum, str]) -> None:
+    """What `status` shows of health and of the last runs is explained, sign by sign."""
+    rows = table(page("commands"), first)
+    assert {code(row[1])[0]: code(row[0])[0] for row in rows} == {str(word): sign for word, sign in signs.items()}
 
 
 def test_words_of_columns_are_documented() -> None:
