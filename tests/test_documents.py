@@ -7,6 +7,7 @@ import dataclasses
 import doctest
 import importlib
 import inspect
+import json
 import re
 import shutil
 import sqlite3
@@ -44,6 +45,7 @@ from geckosched import (
 )
 from geckosched.statistics import JobStatistics, PeriodStatistics, Spread
 from tests.documents import DOCS, PAGES, README, ROOT, Block, blocks, code, names, page, sections, table
+from tests.shell import geckosched
 
 COMMANDS: dict[str, Any] = vars(typer.main.get_command(cli.app))["commands"]
 CODES = {cli.DONE, cli.FAILED, cli.USAGE, 130}  # the last is typer's own for a KeyboardInterrupt
@@ -361,6 +363,15 @@ def test_every_field_of_the_statistics_is_documented() -> None:
     assert {field.name for field in dataclasses.fields(JobStatistics)} <= around
     [spread] = [row for row in table(text, "field") if row[0] == "`seconds`"]
     assert same(code(spread[1]), [field.name for field in dataclasses.fields(Spread)])
+
+
+def test_every_field_of_a_json_log_is_documented(site: Path) -> None:
+    """What `run --log-format json` writes of a run that succeeds and of one that fails has the documented fields."""
+    ended = geckosched("run", "--once", "--only", "tick", "--only", "broken", "--log-format", "json")
+    seen = {name for line in ended.err.splitlines() for name in json.loads(line)}
+    documented = set(names(sections(page("commands"), 3)["The log"], "field"))
+    assert {"job_id", "run_id", "outcome", "error"} <= seen <= documented
+    assert documented - seen <= {"health", "exception", "stack"}
 
 
 # -- The store ---------------------------------------------------------------------------------------------------------
