@@ -73,6 +73,7 @@ from geckosched.rendering import (
 )
 from geckosched.service import ServiceManager
 from geckosched.views import JobStatus, Status
+from geckosched.why import explain, explain_wait, read_facts, with_plugins
 
 __all__ = ["app", "main"]
 
@@ -257,15 +258,8 @@ def status(
         raise _UsageError(f"--watch is for people, so it doesn't go with {'--json' if as_json else '--check'}")
     if watch and not live.can_be_painted(sys.stdout):
         raise _UsageError("--watch needs a terminal on stdout that can move its cursor; status --json is for programs")
-    code, scheduler_config, configuration = DONE, SchedulerConfig(), None
-    try:
-        configuration = _configure(config, database)
-        scheduler_config = configuration.scheduler
-    except ConfigError as error:
-        code, place = USAGE, database or find_database(config)
-        _complain_of(ConfigError(f"{error}{'' if place else f'; showing ./{scheduler_config.database}, the default'}"))
-        scheduler_config = SchedulerConfig(database=place) if place else scheduler_config
-    scheduler = CollectionScheduler(scheduler_config)
+    configuration, settings, code = _read_anyway(config, database)
+    scheduler = CollectionScheduler(settings)
     found = scheduler.get_status(job)
     if job is not None and not found.jobs:
         found = dataclasses.replace(found, jobs=(scheduler.get_collector_status(job),))  # or UnknownJob, in words
@@ -284,6 +278,7 @@ def status(
         screens.print_statistics(scheduler.get_statistics(job), now)
     else:
         screens.print_status(found, now, obstacle=obstacle)
+    _remark_on_store(settings)
     if check and (objections := _objections(found, now)):
         complain("; ".join(objections))
         code = code or FAILED
@@ -328,12 +323,16 @@ def trigger(
     _expect_plugin(_expect_job(job, found, scheduler.registry.not_scheduled), found)
     say(f"triggered {job}{how}")
     _say_what_delays(found)
+
+    def say_why() -> None:
+        say(_why_it_waits(job, configuration))
+
     try:
         try:
-            result = scheduler.execute_collector_now(job, wait=not no_wait)
+            result = scheduler.execute_collector_now(job, wait=not no_wait, on_wait=say_why)
         except UnknownJob:  # the leader has ended meanwhile, and here no plugin is loaded yet
             say("the leader has ended, running it here")
-            result = _load(configuration).execute_collector_now(job)
+            result = _load(configuration).execute_collector_now(job, on_wait=say_why)
     except KeyboardInterrupt as error:
         if not isinstance(error, _Terminated):
             complain(f"interrupted; {_after_an_interrupt(job, scheduler)}")
@@ -344,6 +343,17 @@ def trigger(
         put(f"{job}: {screens.result_in_words(result) if result else 'waits for its turn'}")
     if result is not None and _has_failed(result):
         raise typer.Exit(FAILED)
+
+
+def _why_it_waits(job: str, configuration: Configuration) -> str:
+    """Say why a run that was asked for has to wait for its turn."""
+    facts = read_facts(CollectionScheduler(configuration.scheduler), job, datetime.now(UTC), configuration)
+    if facts.needs_plugins:
+        scheduler = CollectionScheduler(configuration.scheduler)
+        with _kept_warnings(), suppress(ConfigError):
+            configuration.load_plugins(scheduler)
+        facts = with_plugins(facts, scheduler, configuration, "")
+    return explain_wait(facts)
 
 
 def _after_an_interrupt(job: str, scheduler: CollectionScheduler) -> str:
@@ -387,7 +397,8 @@ def runs(
 
     One run is shown in full, with its traceback; as JSON it is a list, too.
     """
-    scheduler = CollectionScheduler(_configure(config, database).scheduler)
+    _, settings, code = _read_anyway(config, database)
+    scheduler = CollectionScheduler(settings)
     run_id = int(job_or_id) if job_or_id is not None and re.fullmatch("[0-9]{1,18}", job_or_id) else None
     found = (scheduler.get_runs(job_or_id, limit, failed=failed) if run_id is None else
              _one_run(scheduler, run_id))  # fmt: skip
@@ -399,6 +410,40 @@ def runs(
         screens.print_run(found[0], now, scheduler.get_losses(run_id), is_orphan=orphan)
     else:
         screens.print_runs(found, now, _orphans(scheduler, found))
+    _remark_on_store(settings)
+    raise typer.Exit(code)
+
+
+@app.command()
+def why(job: JobId, config: Config = None, database: Database = None) -> None:
+    """Say why a job runs next when it does, or why it does not.
+
+    That is what the store says, whether a scheduler runs or not. A wrong configuration is said, and the exit code is
+    then 2.
+    """
+    configuration, settings, code = _read_anyway(config, database)
+    scheduler = CollectionScheduler(settings)
+    facts = read_facts(scheduler, job, datetime.now(UTC), configuration)
+    if configuration is not None and facts.needs_plugins:
+        _divert_stdout()
+        scheduler, refusal = CollectionScheduler(settings), ""
+        with _kept_warnings():
+            try:
+                configuration.load_plugins(scheduler)
+            except ConfigError as error:
+                refusal, code = str(error), USAGE
+                _complain_of(error)
+        facts = with_plugins(facts, scheduler, configuration, refusal)
+    if configuration is None:
+        facts = dataclasses.replace(facts, refusal="the configuration can't be used")
+    if not facts.is_known:
+        for plugin in scheduler.registry.plugins.values():
+            if not plugin.ok:
+                complain(f"plugin {plugin.name} is broken: {plugin.error}")
+        _expect_job(job, scheduler.get_status(), scheduler.registry.not_scheduled)
+    put(explain(facts))
+    _remark_on_store(settings)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -574,6 +619,28 @@ def _on_database(configuration: Configuration, database: Path | None) -> Configu
     return dataclasses.replace(configuration, scheduler=dataclasses.replace(configuration.scheduler, database=database))
 
 
+def _read_anyway(config: Path | None, database: Path | None) -> tuple[Configuration | None, SchedulerConfig, int]:
+    """Return the configuration, for a command that answers from the store whatever is wrong with it: that is said, and
+    the settings are then no more than where the store is. The third is the exit code."""
+    try:
+        configuration = _configure(config, database)
+    except ConfigError as error:
+        place = database or find_database(config)
+        settings = SchedulerConfig(database=place) if place else SchedulerConfig()
+        _complain_of(ConfigError(f"{error}{'' if place else f'; showing ./{settings.database}, the default'}"))
+        return None, settings, USAGE
+    return configuration, configuration.scheduler, DONE
+
+
+def _remark_on_store(settings: SchedulerConfig) -> None:
+    """Say what is odd about a store that can be shown all the same."""
+    store = Store(settings.database)
+    if not store.path.parent.is_dir():
+        complain(f"{store.path}: the folder {store.path.parent} is not there")
+    elif newer := store.newer():
+        complain(f"{store.path}: written by a newer geckosched ({newer}), shown as far as this one understands it")
+
+
 def _forecast(config: Path | None, database: Path | None) -> tuple[Forecast, int]:
     """Return what `check` shows, and its exit code. With a wrong configuration no job would run, so none is shown."""
     configuration, wrong = read_configuration(config)
@@ -617,7 +684,7 @@ def _expect_job(name: str, found: Status, not_scheduled: Mapping[str, str]) -> J
     if name in not_scheduled:
         raise ConfigError(f"{name} is not scheduled: it {screens.with_place(name, not_scheduled[name])}")
     if name not in jobs:
-        raise UnknownJob(name, jobs)
+        raise UnknownJob(name, [*jobs, *not_scheduled])
     return jobs[name]
 
 

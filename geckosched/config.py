@@ -471,8 +471,11 @@ def find_configuration(named: Path | None = None, environ: Mapping[str, str] = o
         path, source = Path(from_environment.value), "GECKOSCHED_CONFIG"
     else:
         return DEFAULT_FILE if DEFAULT_FILE.exists() else None
-    if not path.exists():
-        raise ConfigError(f"{path}: no such file, named by {source}")
+    try:
+        path.stat()
+    except OSError as error:
+        what = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise ConfigError(f"{path}: {what}, named by {source}") from error
     return path
 
 

@@ -123,16 +123,26 @@ class StoreError(GeckoschedError):
 
 
 class UnknownJob(GeckoschedError, LookupError):
-    """No job has this id. `matches` are the closest ids, best first."""
+    """No job has this id. `matches` are the closest ids, best first: those that it is a part of, then those that are
+    spelt alike."""
 
     def __init__(self, job_id: str, known: Iterable[str] = (), why: str | None = None) -> None:
         self.job_id = job_id
-        self.matches = tuple(difflib.get_close_matches(job_id, list(known), n=3, cutoff=0.5))
-        hint = f', did you mean "{self.matches[0]}"?' if self.matches else ""
+        names, part = list(known), job_id.casefold()
+        longer = sorted((len(name), name) for name in names if len(part) > 1 and part in name.casefold())
+        alike = difflib.get_close_matches(job_id, names, n=3, cutoff=0.5)
+        self.matches = tuple(dict.fromkeys([*(name for _, name in longer), *alike]))[:3]
+        hint = f', did you mean "{self.matches[0]}"?' if self.matches else _few(names)
         text = f'no job is called "{job_id}"{hint}'
         if job_id in self.matches:
             text = f'job "{job_id}" is in the store, but its collector is not registered in this process'
         super().__init__(text if why is None else f'job "{job_id}" {why}')
+
+
+def _few(jobs: Sequence[str]) -> str:
+    """Name the jobs that there are, ten at most."""
+    more = f" and {len(jobs) - 10} more" if len(jobs) > 10 else ""
+    return f" (there are {', '.join(sorted(jobs)[:10])}{more})" if jobs else ""
 
 
 class DuplicateJob(GeckoschedError, ValueError):
@@ -2204,7 +2214,11 @@ def _is_of_the_file(error: BaseException) -> bool:
 
 def is_writable(path: os.PathLike[str]) -> bool:
     """Whether this process may write a file, or make files in a folder."""
-    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+    return _is_allowed(path, os.W_OK)
+
+
+def _is_allowed(path: os.PathLike[str], mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _quote(name: str) -> str:
@@ -2341,6 +2355,8 @@ class Store:
             return "it is a folder"
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return f"{self._lock_holder()} holds it"
+        if not _is_allowed(self.path, os.R_OK):
+            return "this user may not read it"
         if code != sqlite3.SQLITE_FULL and not is_writable(self.path.parent):
             return "its folder is read-only, and SQLite needs files beside it"
         if code == sqlite3.SQLITE_READONLY:
@@ -2405,9 +2421,16 @@ class Store:
             connection.execute("PRAGMA query_only=ON")
         return connection
 
+    def is_there(self) -> bool:
+        """Whether there is a file. Raises StoreError where this user may not look."""
+        try:
+            return self.path.exists()
+        except OSError as error:
+            raise StoreError(f"{self.path}: {error.strerror} (this user may not look into its folder)") from error
+
     def read(self, sql: str, params: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """Run one query of ours on a connection of its own; a store that is not there yet has no rows."""
-        if not self.path.exists():
+        if not self.is_there():
             return []
         with self.gate, contextlib.closing(self.open_reader()) as connection:
             try:
@@ -3600,8 +3623,11 @@ class Requests:
                     return self.get(request) if led else None
                 Inbox().wait(0.05)
 
-    def follow(self, row: sqlite3.Row, wait: bool, until: float) -> Run | None:
-        """Wait for the run of a trigger by reading the store, `until` then; None while it waits for its turn."""
+    def follow(self, row: sqlite3.Row, wait: bool, until: float, on_wait: Callable[[], None]) -> Run | None:
+        """Wait for the run of a trigger by reading the store, `until` then; None while it waits for its turn, which
+        `on_wait` hears of once."""
+        if (row["answer"] or "").startswith("waits "):
+            on_wait()
         while True:
             runs = self._store.runs("id = ?", (row["run_id"],), 1) if row["run_id"] else []
             if runs and (runs[0].outcome is not None or not wait):
@@ -5224,12 +5250,14 @@ class CollectionScheduler:
         """Close a job's breaker and forget its errors."""
         self._operate("reset", job_id, {})
 
-    def execute_collector_now(self, job_id: str, *, wait: bool = True, timeout: float | None = None) -> Run | None:
+    def execute_collector_now(self, job_id: str, *, wait: bool = True, timeout: float | None = None,
+                              on_wait: Callable[[], None] = lambda: None) -> Run | None:
         """Run a job now, by the same path as a scheduled run; a run in progress is waited for first.
 
         Returns the Run when it has ended. With `wait=False`, or when `timeout` (seconds) has passed, returns it as it
-        stands, or None while it waits for its turn. Elsewhere than in the leader this is a request to it; with nobody
-        leading, this process takes the lead for that one run, and waits.
+        stands, or None while it waits for its turn; `on_wait` is called once (on this thread) if it has to. Elsewhere
+        than in the leader this is a request to it; with nobody leading, this process takes the lead for that one run,
+        and waits.
         """
         until = math.inf if timeout is None else time.monotonic() + timeout
         while True:
@@ -5238,11 +5266,11 @@ class CollectionScheduler:
                     inbox = Inbox()
                     if not lead.ticker.submit(lead.ticker.trigger, job_id, inbox):
                         raise SchedulerClosed(f"the scheduler stopped before {job_id} could run")
-                    run_id = self._await_run(job_id, inbox, wait or lead is not self.lead, timeout)
+                    run_id = self._await_run(job_id, inbox, wait or lead is not self.lead, timeout, on_wait)
                     return None if run_id is None else self.get_run(run_id)
             if (row := self._requests.ask("trigger", job_id, {}, until)) is not None:
                 self._check_answer("trigger", job_id, row["answer"])
-                return self._requests.follow(row, wait, until)
+                return self._requests.follow(row, wait, until, on_wait)
 
     def dry_run(self, job_id: str) -> DryRun:
         """Run a job here and return what it would have stored; nothing is stored but the calls of its budget.
@@ -5258,10 +5286,11 @@ class CollectionScheduler:
             notes, inbox = DryNotes(), Inbox()
             if not lead.ticker.submit(lead.ticker.run_dry, job_id, notes, inbox):
                 raise SchedulerClosed(f"the scheduler stopped before {job_id} could run")
-            self._await_run(job_id, inbox, True, None)
+            self._await_run(job_id, inbox, True, None, lambda: None)
             return notes.result()
 
-    def _await_run(self, job_id: str, inbox: Inbox, wait: bool, timeout: float | None) -> int | None:
+    def _await_run(self, job_id: str, inbox: Inbox, wait: bool, timeout: float | None,
+                   on_wait: Callable[[], None]) -> int | None:
         """Wait for a run to end, or to start; returns its id, None if it waits for its turn when the time is over."""
         until = None if timeout is None else self._clock.monotonic() + round(timeout * SECOND)
         run_id: int | None = None
@@ -5277,6 +5306,8 @@ class CollectionScheduler:
                     raise SchedulerClosed(f"the scheduler stopped before {job_id} could run")
                 if word == "busy":
                     raise SchedulerClosed(f"dry run of {job_id}: {found}")
+                if word == "waiting":
+                    on_wait()
                 run_id = found
                 if word == "finished" or not wait:
                     return cast("int | None", run_id)
@@ -5496,7 +5527,10 @@ class CollectionScheduler:
     def _unknown(self, job_id: str) -> UnknownJob:
         elsewhere = job_id in self._registrations and self.lead is None and self._lock.is_held()
         why = "is registered here, but the process that leads does not have it" if elsewhere else None
-        return UnknownJob(job_id, self._known_jobs(), why)
+        known = self._known_jobs()
+        if not known and not self._store.is_there():
+            why = f"is not known: {self._store.path} is not there yet"
+        return UnknownJob(job_id, known, why)
 
     # -- life
 

@@ -143,8 +143,9 @@ def read_forecast(store: Store, now: int, config: SchedulerConfig, registrations
     What keeps a start from using the store is among the errors; jobs are then shown as if there were none.
     """
     errors: tuple[str, ...] = ()
-    history = History()
+    history, exists = History(), False
     try:
+        exists = store.is_there()
         if trouble := find_trouble(store):
             raise StoreError(trouble)
         history = History.read(store, registrations, now, leading=leading)
@@ -158,7 +159,7 @@ def read_forecast(store: Store, now: int, config: SchedulerConfig, registrations
     return Forecast(
         configuration=None,
         database=str(store.path),
-        database_exists=store.path.exists(),
+        database_exists=exists,
         leader_pid=history.pid if leading else None,
         errors=errors,
         warnings=(*([doubt] if doubt else ()), *_warnings(jobs, budgets, registrations)),
@@ -184,7 +185,7 @@ def find_trouble(store: Store) -> str | None:
         return f"{store.path}: the folder {folder} is not there"
     if not is_writable(folder):
         return f"{store.path}: the folder {folder} is read-only, and SQLite needs files beside the store"
-    if not store.path.exists():
+    if not store.is_there():
         return None
     if not is_writable(store.path):
         return f"{store.path}: the file is read-only"

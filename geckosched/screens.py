@@ -542,11 +542,10 @@ def print_forecast(found: Forecast, now: datetime) -> None:
 
 def forecast_lines(found: Forecast, now: datetime, width: int = 80) -> list[Text]:
     """Return what a start would do: the jobs, those that can't be scheduled, and what is asked of each budget."""
-    names = [f"{each.name} {each.version or ''}".strip() + ("" if each.ok else " (broken)") for each in found.plugins]
     pairs: Pairs = [
         ("configuration", path_line(found.configuration or "none")),
         ("database", _place(found.database, found.database_exists)),
-        ("plugins", ", ".join(names) or "none"),
+        ("plugins", ", ".join(map(_plugin_in_words, found.plugins)) or "none"),
     ]
     if found.leader_pid is not None:
         said = f"process {found.leader_pid} leads; this is how it will be after its next start"
@@ -556,9 +555,16 @@ def forecast_lines(found: Forecast, now: datetime, width: int = 80) -> list[Text
         lines += [Text(""), *_planned_lines(found.jobs, now, width)]
     for each in found.not_scheduled:
         lines += wrapped(line(f"not scheduled: {each.collector} {with_place(each.collector, each.reason)}"), width)
+    if not found.jobs and not found.not_scheduled and not found.errors:
+        lines.append(line("no jobs: a plugin brings collectors, or a file named in [plugins] load"))
     if found.budgets:
         lines += [Text(""), *_budget_lines(found.budgets, width)]
     return lines
+
+
+def _plugin_in_words(plugin: PluginStatus) -> str:
+    wrong = "" if plugin.ok else " (not loaded)" if plugin.error == NOT_LOADED else " (broken)"
+    return f"{plugin.name} {plugin.version or ''}".strip() + wrong
 
 
 def _planned_lines(jobs: Sequence[JobForecast], now: datetime, width: int) -> list[Text]:

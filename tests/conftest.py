@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -46,6 +47,15 @@ def _no_thread_left(request: pytest.FixtureRequest) -> Iterator[None]:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of installed packages that holds the plugin `fake`; the working directory is an empty one beside it."""
     return make_site(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def fake_plugin(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The module of the plugin `fake`, which commands in this process find, too; a test may write another into it."""
+    monkeypatch.syspath_prepend(str(site))
+    sys.modules.pop("geckosched_fake", None)
+    yield site / "geckosched_fake.py"
+    sys.modules.pop("geckosched_fake", None)
 
 
 @pytest.fixture
