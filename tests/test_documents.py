@@ -43,6 +43,7 @@ from geckosched import (
     outside,
     screens,
 )
+from geckosched.reload import Plan
 from geckosched.statistics import JobStatistics, PeriodStatistics, Spread
 from tests.documents import DOCS, PAGES, README, ROOT, Block, blocks, code, names, page, sections, table
 from tests.shell import geckosched
@@ -268,6 +269,18 @@ def test_the_defaults_are_those_of_the_scheduler() -> None:
     defaults, elsewhere = SchedulerConfig(), ("budgets", "secrets")  # tables of their own, and what stands as env:NAME
     fields = [field.name for field in dataclasses.fields(defaults) if field.name not in elsewhere]
     assert shown == {name: getattr(defaults, name) for name in fields}
+
+
+def test_what_needs_a_restart_is_documented() -> None:
+    """The column "reload" says of each setting of [scheduler] what a reload does with a changed one."""
+    rows = table(sections(page("configuration"))["[scheduler]"], "setting")
+    other = {"database": "other.db", "executor": "processes", "timezone": "Europe/Berlin", "catchup": "none"}
+    old = SchedulerConfig()
+    for name, said in ((code(row[0])[0], row[4]) for row in rows):
+        new = dataclasses.replace(old)
+        object.__setattr__(new, name, other.get(name, 7 if isinstance(getattr(old, name), int) else "7s"))
+        plan = Plan.of(old, new, Path("geckosched.db").resolve())
+        assert {"yes": plan.settings, "restart": tuple(each.name for each in plan.restart)}[said] == (name,)
 
 
 def test_every_variable_of_the_documents_is_one() -> None:
