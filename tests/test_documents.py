@@ -7,13 +7,14 @@ import dataclasses
 import doctest
 import importlib
 import inspect
+import json
 import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 import tomllib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
@@ -27,7 +28,6 @@ from geckosched import (
     Batch,
     BreakerState,
     CollectionScheduler,
-    Health,
     JobStatus,
     Outcome,
     PluginStatus,
@@ -41,9 +41,12 @@ from geckosched import (
     config,
     core,
     outside,
+    screens,
 )
+from geckosched.reload import Plan
 from geckosched.statistics import JobStatistics, PeriodStatistics, Spread
 from tests.documents import DOCS, PAGES, README, ROOT, Block, blocks, code, names, page, sections, table
+from tests.shell import geckosched
 
 COMMANDS: dict[str, Any] = vars(typer.main.get_command(cli.app))["commands"]
 CODES = {cli.DONE, cli.FAILED, cli.USAGE, 130}  # the last is typer's own for a KeyboardInterrupt
@@ -268,6 +271,18 @@ def test_the_defaults_are_those_of_the_scheduler() -> None:
     assert shown == {name: getattr(defaults, name) for name in fields}
 
 
+def test_what_needs_a_restart_is_documented() -> None:
+    """The column "reload" says of each setting of [scheduler] what a reload does with a changed one."""
+    rows = table(sections(page("configuration"))["[scheduler]"], "setting")
+    other = {"database": "other.db", "executor": "processes", "timezone": "Europe/Berlin", "catchup": "none"}
+    old = SchedulerConfig()
+    for name, said in ((code(row[0])[0], row[4]) for row in rows):
+        new = dataclasses.replace(old)
+        object.__setattr__(new, name, other.get(name, 7 if isinstance(getattr(old, name), int) else "7s"))
+        plan = Plan.of(old, new, Path("geckosched.db").resolve())
+        assert {"yes": plan.settings, "restart": tuple(each.name for each in plan.restart)}[said] == (name,)
+
+
 def test_every_variable_of_the_documents_is_one() -> None:
     """Every `GECKOSCHED_...` that a page names is a setting's, or one of the two that are none."""
     text = "".join(path.read_text(encoding="utf-8") for path in PAGES)
@@ -329,7 +344,7 @@ def test_every_option_is_documented(command: str) -> None:
     documented = [name.split()[0] for name in names(section, "option")] if own else []
     assert same(documented, own)
     assert own or "| option |" not in section
-    [usage] = [line for line in page("commands").split("\n") if re.match(rf"geckosched {command}( |$)", line)]
+    [usage] = re.findall(rf"^## geckosched {command}\n\n```text\n(.+)\n```", page("commands"), re.MULTILINE)
     assert set(re.findall(r"--[a-z-]+", usage)) == own
     arguments = [each.metavar for each in COMMANDS[command].params if not each.opts[0].startswith("--")]
     shown = re.sub(r"\[--.*?\](\.\.\.)?", "", usage).removeprefix(f"geckosched {command}")
@@ -363,6 +378,15 @@ def test_every_field_of_the_statistics_is_documented() -> None:
     assert same(code(spread[1]), [field.name for field in dataclasses.fields(Spread)])
 
 
+def test_every_field_of_a_json_log_is_documented(site: Path) -> None:
+    """What `run --log-format json` writes of a run that succeeds and of one that fails has the documented fields."""
+    ended = geckosched("run", "--once", "--only", "tick", "--only", "broken", "--log-format", "json")
+    seen = {name for line in ended.err.splitlines() for name in json.loads(line)}
+    documented = set(names(sections(page("commands"), 3)["The log"], "field"))
+    assert {"job_id", "run_id", "outcome", "error"} <= seen <= documented
+    assert documented - seen <= {"health", "exception", "stack"}
+
+
 # -- The store ---------------------------------------------------------------------------------------------------------
 
 
@@ -393,11 +417,18 @@ def test_a_run_has_the_columns_of_its_table(history: sqlite3.Connection) -> None
 
 @pytest.mark.parametrize(
     ("where", "first", "kind"),
-    [("store", "outcome", Outcome), ("store", "reason", Reason), ("commands", "health", Health)],
+    [("store", "outcome", Outcome), ("store", "reason", Reason)],
 )
 def test_every_word_is_documented(where: str, first: str, kind: type[StrEnum]) -> None:
-    """Outcomes, reasons and health have a row for each word."""
+    """Outcomes and reasons have a row for each word."""
     assert same(names(page(where), first), list(kind))
+
+
+@pytest.mark.parametrize(("first", "signs"), [("sign", screens._HEALTHS), ("in the strip", screens._RUNS)])
+def test_every_sign_of_status_is_documented(first: str, signs: Mapping[StrEnum, str]) -> None:
+    """What `status` shows of health and of the last runs is explained, sign by sign."""
+    rows = table(page("commands"), first)
+    assert {code(row[1])[0]: code(row[0])[0] for row in rows} == {str(word): sign for word, sign in signs.items()}
 
 
 def test_words_of_columns_are_documented() -> None:
