@@ -800,19 +800,32 @@ def test_before_the_start_and_after_the_stop_it_is_for_the_next_start(site: Site
 
 
 def test_a_reload_while_it_stops_is_for_the_next_start(site: Site) -> None:
-    """The ticker hears of nothing new any more; nothing is lost, and nobody hangs."""
-    text = OFF + "[collectors.note]\nseconds = 600\n"
-    scheduler = site.scheduler(text)
-    with scheduler:
-        begun(scheduler, "note")
-        lead = scheduler.lead
-        assert lead is not None
-        lead.ticker.inbox.put((lead.ticker.stop,))
-        stopper = threading.Thread(target=scheduler.stop)
-        site.configuration(text)
-        stopper.start()
-        assert site.apply(scheduler, text + '[collectors.b]\nuse = "note"\n') == Applied(added=("b",))
-        stopper.join(30)
+    """The ticker hears of it when it has begun to stop; nothing is lost, and nobody hangs."""
+    text = OFF + "[collectors.note]\n"
+    scheduler, entered, busy = site.scheduler(text), threading.Event(), threading.Event()
+    new = site.configuration(text + '[collectors.b]\nuse = "note"\n')
+    said: list[Applied] = []
+    scheduler.start()
+    lead = scheduler.lead
+    assert lead is not None
+
+    def hold() -> None:
+        entered.set()
+        busy.wait(30)
+
+    lead.ticker.inbox.put((hold,))
+    assert entered.wait(30)
+    lead.ticker.inbox.put((lead.ticker.stop,))
+    reload = threading.Thread(target=lambda: said.append(scheduler.apply(new)))
+    reload.start()
+    until(lambda: lead.ticker.inbox._queue.qsize() >= 2, "the reload in the ticker's inbox")
+    stopper = threading.Thread(target=scheduler.stop)
+    stopper.start()
+    until(lambda: scheduler.state is SchedulerState.STOPPING)
+    busy.set()
+    reload.join(30)
+    stopper.join(30)
+    assert said == [Applied(added=("b",))]
     with scheduler:
         runs_of(scheduler, "b", 1)
 
