@@ -304,6 +304,20 @@ def test_a_job_comes_and_goes_and_comes_back(site: Site) -> None:
         begun(scheduler, "a", 2)
 
 
+def test_a_job_that_comes_back_with_another_interval_has_missed_none_of_its_slots(site: Site) -> None:
+    text = OFF + '[collectors.note]\nenabled = false\n'
+    table = '[collectors.a]\nuse = "note"\nevery = "1d"\n'
+    with site.scheduler(text + table) as scheduler:
+        runs_of(scheduler, "a", 1)
+        site.apply(scheduler, text)
+        site.clock.advance(3600)
+        site.apply(scheduler, text + table.replace("1d", "1m"))
+        slot = to_slot(site.clock, "a", 60)
+        run = runs_of(scheduler, "a", 2)[-1]
+        assert run.scheduled_for is not None
+        assert (from_datetime(run.scheduled_for), run.missed, run.reason) == (slot, 0, Reason.SCHEDULED)
+
+
 def test_a_job_that_an_earlier_process_had_comes_back_with_its_state(site: Site) -> None:
     """The row that the store kept is taken up by a reload as by a start."""
     table = '[collectors.a]\nuse = "note"\nevery = "1h"\n'
