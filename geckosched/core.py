@@ -4372,10 +4372,10 @@ class Ticker:
     def apply(self, config: SchedulerConfig, changes: Sequence[tuple[Change, sqlite3.Row | None]],
               reply: Inbox) -> None:
         """Go on with another configuration, which was judged before. A change comes with what the store has of the job.
-        The first reply says what came of them (None: nothing, since the scheduler stops), the second that it is
+        The first reply says what came of them (False: nothing, since the scheduler stops), the second that it is
         stored."""
         if self._stopping:
-            reply.put(None)
+            reply.put(False)  # not None, which only wakes
             return
         statements: list[tuple[str, Any]] = []
         self._come_up()  # as it was
@@ -5212,9 +5212,11 @@ class CollectionScheduler:
         """Wait for the ticker to say what a configuration changed, and then, for a while, until that is stored."""
         reply.wait(None)
         words, *stored = reply.drain()
-        if words is not None and not stored:
+        if words is False:
+            return None
+        if not stored:
             reply.wait(TAKE_OVER)
-        return cast("list[str] | None", words)
+        return cast(list[str], words)
 
     def _change_registrations(self, changes: Sequence[Change]) -> list[str]:
         """Change jobs for when this process leads; the mutex is held."""

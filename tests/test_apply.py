@@ -304,6 +304,20 @@ def test_a_job_comes_and_goes_and_comes_back(site: Site) -> None:
         begun(scheduler, "a", 2)
 
 
+def test_a_job_that_comes_back_with_another_interval_has_missed_none_of_its_slots(site: Site) -> None:
+    text = OFF + '[collectors.note]\nenabled = false\n'
+    table = '[collectors.a]\nuse = "note"\nevery = "1d"\n'
+    with site.scheduler(text + table) as scheduler:
+        runs_of(scheduler, "a", 1)
+        site.apply(scheduler, text)
+        site.clock.advance(3600)
+        site.apply(scheduler, text + table.replace("1d", "1m"))
+        slot = to_slot(site.clock, "a", 60)
+        run = runs_of(scheduler, "a", 2)[-1]
+        assert run.scheduled_for is not None
+        assert (from_datetime(run.scheduled_for), run.missed, run.reason) == (slot, 0, Reason.SCHEDULED)
+
+
 def test_a_job_that_an_earlier_process_had_comes_back_with_its_state(site: Site) -> None:
     """The row that the store kept is taken up by a reload as by a start."""
     table = '[collectors.a]\nuse = "note"\nevery = "1h"\n'
@@ -800,19 +814,32 @@ def test_before_the_start_and_after_the_stop_it_is_for_the_next_start(site: Site
 
 
 def test_a_reload_while_it_stops_is_for_the_next_start(site: Site) -> None:
-    """The ticker hears of nothing new any more; nothing is lost, and nobody hangs."""
-    text = OFF + "[collectors.note]\nseconds = 600\n"
-    scheduler = site.scheduler(text)
-    with scheduler:
-        begun(scheduler, "note")
-        lead = scheduler.lead
-        assert lead is not None
-        lead.ticker.inbox.put((lead.ticker.stop,))
-        stopper = threading.Thread(target=scheduler.stop)
-        site.configuration(text)
-        stopper.start()
-        assert site.apply(scheduler, text + '[collectors.b]\nuse = "note"\n') == Applied(added=("b",))
-        stopper.join(30)
+    """The ticker hears of it when it has begun to stop; nothing is lost, and nobody hangs."""
+    text = OFF + "[collectors.note]\n"
+    scheduler, entered, busy = site.scheduler(text), threading.Event(), threading.Event()
+    new = site.configuration(text + '[collectors.b]\nuse = "note"\n')
+    said: list[Applied] = []
+    scheduler.start()
+    lead = scheduler.lead
+    assert lead is not None
+
+    def hold() -> None:
+        entered.set()
+        busy.wait(30)
+
+    lead.ticker.inbox.put((hold,))
+    assert entered.wait(30)
+    lead.ticker.inbox.put((lead.ticker.stop,))
+    reload = threading.Thread(target=lambda: said.append(scheduler.apply(new)))
+    reload.start()
+    until(lambda: lead.ticker.inbox._queue.qsize() >= 2, "the reload in the ticker's inbox")
+    stopper = threading.Thread(target=scheduler.stop)
+    stopper.start()
+    until(lambda: scheduler.state is SchedulerState.STOPPING)
+    busy.set()
+    reload.join(30)
+    stopper.join(30)
+    assert said == [Applied(added=("b",))]
     with scheduler:
         runs_of(scheduler, "b", 1)
 
