@@ -512,7 +512,7 @@ def test_a_trigger_says_why_it_waits_where_this_process_runs_it() -> None:
         ("ick", 'no job is called "ick", did you mean "tick"?'),
         ("tikc", 'no job is called "tikc", did you mean "tick"?'),
         ("WEATH", 'no job is called "WEATH", did you mean "weather"?'),
-        ("zzz", 'no job is called "zzz" (there are broken, daily, tick, weather)'),
+        ("zzz", 'no job is called "zzz" (known: broken, daily, tick, weather)'),
     ],
 )
 @pytest.mark.usefixtures("fake_plugin")
