@@ -23,7 +23,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
@@ -32,7 +32,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from geckosched import screens
+from geckosched import live, logs, screens
 from geckosched.config import (
     Configuration,
     find_configuration,
@@ -62,17 +62,14 @@ from geckosched.core import (
     parse_duration,
 )
 from geckosched.forecast import Forecast
+from geckosched.logs import LogFormat, LogLevel, complain, say
 from geckosched.reload import Reloader
 from geckosched.rendering import (
-    clean,
     count,
     data_to_stdout,
-    hidden,
     print_json,
     put,
-    secrets,
     stdout,
-    talk,
 )
 from geckosched.service import ServiceManager
 from geckosched.views import JobStatus, Status
@@ -105,14 +102,15 @@ class _Commands(TyperGroup):
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         """Run one command and leave with its exit code; tests and the console script end in the same way."""
         extra["standalone_mode"] = False  # else a usage error is several lines
-        secrets.set(Secrets())  # until the configuration is read; not undone, so that a traceback is told without them
-        with _log_to_stderr(), data_to_stdout():
+        words = next(iter(args), None) or extra.get("args")
+        voice = logs.begin(sys.argv[1:] if words is None else list(words))
+        with voice.speaking(), data_to_stdout():
             try:
                 code = super().main(*args, **extra) or DONE
             except typer.TyperException as error:
                 code = error.exit_code
                 where = getattr(error, "ctx", None)
-                _complain(f"{error.format_message()} (see {where.command_path if where else 'geckosched'} --help)")
+                complain(f"{error.format_message()} (see {where.command_path if where else 'geckosched'} --help)")
             except GeckoschedError as error:
                 code = USAGE if isinstance(error, ConfigError | UnknownJob | _UsageError) else FAILED
                 _complain_of(error)
@@ -142,44 +140,10 @@ class _Commands(TyperGroup):
         return super().get_command(ctx, cmd_name) or _plugin_commands(cmd_name, list(self.commands))
 
 
-def _complain(text: str) -> None:
-    talk(f"geckosched: {text}")
-
-
 def _complain_of(error: GeckoschedError) -> None:
     """Say an error; a configuration's has a line for each thing that is wrong."""
     for line in str(error).splitlines() if isinstance(error, ConfigError) else [str(error)]:
-        _complain(line)
-
-
-def _say(text: str) -> None:
-    typer.echo(hidden(text), err=True)
-
-
-class _PlainLines(logging.Formatter):
-    """One line for a record: time, the job that speaks, and whether it is more than news."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, UTC)
-        job = record.name.removeprefix("geckosched.job.") if record.name.startswith("geckosched.job.") else ""
-        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        text = f"{moment:%Y-%m-%d %H:%M:%S} {level}{job and f'{job}: '}{clean(record.getMessage())}"
-        trace = self.formatException(record.exc_info) if record.exc_info else record.exc_text
-        return f"{text}\n{trace}" if trace else text
-
-
-@contextmanager
-def _log_to_stderr() -> Iterator[None]:
-    """Show warnings of core and plugins while a command runs; `run` shows the news, too."""
-    handler, level = logging.StreamHandler(), log.level
-    handler.setFormatter(_PlainLines())
-    log.addHandler(handler)
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
+        complain(line)
 
 
 # -- The commands ------------------------------------------------------------------------------------------------------
@@ -212,7 +176,7 @@ def geckosched(
         typer.echo(f"geckosched {__version__}")
         raise typer.Exit
     if ctx.invoked_subcommand is None:
-        _say(ctx.get_help())
+        say(ctx.get_help())
         raise typer.Exit(USAGE)
 
 
@@ -222,6 +186,13 @@ def run(
     only: Annotated[list[str] | None, typer.Option("--only", metavar="JOB", help="Only this job; repeatable.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Run every enabled job once, then end.")] = False,
     for_: Annotated[str | None, typer.Option("--for", metavar="30s", help="End by itself after this long.")] = None,
+    log_format: Annotated[  # noqa: ARG001 - heard before the command line is parsed, by logs.begin
+        LogFormat, typer.Option("--log-format", help="Log lines for people, or a JSON object a line for programs.")
+    ] = LogFormat.TEXT,
+    log_level: Annotated[
+        LogLevel, typer.Option("--log-level", help="Log this and what is more important.")
+    ] = LogLevel.INFO,
+    plain: Annotated[bool, typer.Option("--plain", help="Log lines only, no table below them on a terminal.")] = False,
     config: Config = None,
     database: Database = None,
 ) -> None:
@@ -233,14 +204,15 @@ def run(
     if once and for_:
         raise _UsageError("--once ends by itself, so it doesn't go with --for")
     seconds = None if for_ is None else parse_duration(for_, "--for") / SECOND
-    log.setLevel(logging.INFO)
+    log.setLevel(log_level.upper())
+    is_service = "NOTIFY_SOCKET" in os.environ
     manager = ServiceManager.take(os.environ)  # before a plugin can start a program that would inherit it
     reloader = Reloader()
     if not once:
         ctx.with_resource(reloader.hearing())
     configuration = _configure(config, database)
     scheduler = _load(configuration)
-    secrets.set(scheduler.secrets)  # those of a reload, too
+    logs.hide(scheduler.secrets)  # those of a reload, too
     found = scheduler.get_status()
     chosen = {job.job_id for job in found.jobs}.intersection(only or ())
     jobs = f"{len(chosen)} of {count(len(found.jobs), 'job')} (--only)" if only else count(len(found.jobs), "job")
@@ -249,11 +221,20 @@ def run(
         log.info("not scheduled: %s %s", name, screens.with_place(name, reason))
     for name in sorted(scheduler.registry.off_by_default):
         log.info("off by default: %s (%s)", name, screens.how_to_turn_on(name))
-    if once:
-        raise typer.Exit(_run_once(scheduler, only or ()))
-    read = functools.partial(_read_again, configuration, database)
-    with manager.watching(scheduler), reloader.serving(scheduler, read, manager.reloading):
-        scheduler.run_forever(seconds, only=only or None)
+    with nullcontext() if plain or is_service else _live_view(scheduler):
+        if once:
+            raise typer.Exit(_run_once(scheduler, only or ()))
+        read = functools.partial(_read_again, configuration, database)
+        with manager.watching(scheduler), reloader.serving(scheduler, read, manager.reloading):
+            scheduler.run_forever(seconds, only=only or None)
+
+
+def _live_view(scheduler: CollectionScheduler) -> AbstractContextManager[None]:
+    """Show the jobs below the log, if it is for people and on a terminal."""
+    voice = logs.voice()
+    if voice.as_json or not live.can_be_painted(voice.stream):
+        return nullcontext()
+    return live.LiveView(live.RunView(scheduler).look, voice, voice.stream).showing()
 
 
 @app.command()
@@ -264,6 +245,7 @@ def status(
         bool,
         typer.Option("--check", help="Exit 1 if a job (or JOB) is unhealthy, nobody leads or the heartbeat is stale."),
     ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every 2 s, until q or Ctrl-C.")] = False,
     config: Config = None,
     database: Database = None,
 ) -> None:
@@ -272,14 +254,20 @@ def status(
     That is what the store says, whether a scheduler runs or not. A wrong configuration is said, and the exit code is
     then 2.
     """
+    if watch and (as_json or check):
+        raise _UsageError(f"--watch is for people, so it doesn't go with {'--json' if as_json else '--check'}")
+    if watch and not live.can_be_painted(sys.stdout):
+        raise _UsageError("--watch needs a terminal on stdout that can move its cursor; status --json is for programs")
     configuration, settings, code = _read_anyway(config, database)
     scheduler = CollectionScheduler(settings)
     found = scheduler.get_status(job)
     if job is not None and not found.jobs:
         found = dataclasses.replace(found, jobs=(scheduler.get_collector_status(job),))  # or UnknownJob, in words
     now = datetime.now(UTC)
-    obstacle = _obstacle(found, now) if screens.is_led(found) and not as_json else ""
-    if as_json:
+    obstacle = _obstacle(found, now) if screens.is_led(found) and not (as_json or watch) else ""
+    if watch:
+        _watch(scheduler, job)
+    elif as_json:
         more = {} if job is None else {"statistics": scheduler.get_statistics(job).as_dict()}
         print_json({**found.as_dict(), **more})
     elif job is not None:
@@ -292,9 +280,14 @@ def status(
         screens.print_status(found, now, obstacle=obstacle)
     _remark_on_store(settings)
     if check and (objections := _objections(found, now)):
-        _complain("; ".join(objections))
+        complain("; ".join(objections))
         code = code or FAILED
     raise typer.Exit(code)
+
+
+def _watch(scheduler: CollectionScheduler, job: str | None) -> None:
+    with suppress(_Terminated):  # there is nothing that is not done
+        live.watch(live.StatusView(scheduler, job, _obstacle).look, sys.stdout)
 
 
 @app.command()
@@ -328,21 +321,21 @@ def trigger(
         scheduler, how = _load(configuration), ": nobody leads, running it here"
         found = scheduler.get_status()
     _expect_plugin(_expect_job(job, found, scheduler.registry.not_scheduled), found)
-    _say(f"triggered {job}{how}")
+    say(f"triggered {job}{how}")
     _say_what_delays(found)
 
     def say_why() -> None:
-        _say(_why_it_waits(job, configuration))
+        say(_why_it_waits(job, configuration))
 
     try:
         try:
             result = scheduler.execute_collector_now(job, wait=not no_wait, on_wait=say_why)
         except UnknownJob:  # the leader has ended meanwhile, and here no plugin is loaded yet
-            _say("the leader has ended, running it here")
+            say("the leader has ended, running it here")
             result = _load(configuration).execute_collector_now(job, on_wait=say_why)
     except KeyboardInterrupt as error:
         if not isinstance(error, _Terminated):
-            _complain(f"interrupted; {_after_an_interrupt(job, scheduler)}")
+            complain(f"interrupted; {_after_an_interrupt(job, scheduler)}")
         raise
     if as_json:
         print_json(result.as_dict() if result else None)
@@ -379,7 +372,7 @@ def _dry_run(job: str, configuration: Configuration, found: Status, as_json: boo
     scheduler = _load(configuration)
     found = scheduler.get_status()
     _expect_plugin(_expect_job(job, found, scheduler.registry.not_scheduled), found)
-    _say(f"dry run of {job}: nothing of it is stored but its calls")
+    say(f"dry run of {job}: nothing of it is stored but its calls")
     result = scheduler.dry_run(job)
     if as_json:
         print_json(result.as_dict())
@@ -446,7 +439,7 @@ def why(job: JobId, config: Config = None, database: Database = None) -> None:
     if not facts.is_known:
         for plugin in scheduler.registry.plugins.values():
             if not plugin.ok:
-                _complain(f"plugin {plugin.name} is broken: {plugin.error}")
+                complain(f"plugin {plugin.name} is broken: {plugin.error}")
         _expect_job(job, scheduler.get_status(), scheduler.registry.not_scheduled)
     put(explain(facts))
     _remark_on_store(settings)
@@ -480,7 +473,7 @@ def plugins(as_json: AsJson = False, config: Config = None, database: Database =
         found = tuple(each for each in scheduler.get_status().plugins if each.name in scheduler.registry.plugins)
     except StoreError as error:
         code = code or FAILED
-        _complain(f"{error}, so errors of hooks are not shown")
+        complain(f"{error}, so errors of hooks are not shown")
     screens.show_plugins(found, scheduler.registry.not_scheduled, scheduler.registry.off_by_default, as_json)
     if not as_json:
         screens.print_left_out(configuration)
@@ -499,9 +492,9 @@ def check(as_json: AsJson = False, config: Config = None, database: Database = N
     _divert_stdout()
     found, code = _forecast(config, database)
     for line in found.errors:
-        _complain(line)
+        complain(line)
     for line in found.warnings:
-        _complain(f"warning: {line}")
+        complain(f"warning: {line}")
     if as_json:
         print_json(found.as_dict())
     else:
@@ -587,20 +580,20 @@ def reload(config: Config = None, database: Database = None) -> None:
         put(answer)
         return
     for line in lines.splitlines() or ["the leader did not answer within a minute, it hangs or is stopped"]:
-        _complain(f"not reloaded: {line}")
+        complain(f"not reloaded: {line}")
     raise typer.Exit(FAILED)
 
 
 def _nothing_to_reload(scheduler: CollectionScheduler, config: Path | None, database: Path | None) -> int:
     """Judge the configuration as `check` does; return the exit code."""
     place = scheduler.get_status().scheduler.database
-    _complain(f"nobody leads {place}, so there is nothing to reload (another database needs a restart)")
+    complain(f"nobody leads {place}, so there is nothing to reload (another database needs a restart)")
     _divert_stdout()
     found, code = _forecast(config, database)
     for line in (*found.errors, *(f"warning: {each}" for each in found.warnings)):
-        _complain(line)
+        complain(line)
     if not code:
-        _say("the configuration is fine; geckosched check shows what a start would do")
+        say("the configuration is fine; geckosched check shows what a start would do")
     return code or FAILED
 
 
@@ -611,7 +604,7 @@ _NOT_YET = "asked for, but the store does not say so yet; see geckosched status"
 
 def _configure(config: Path | None, database: Path | None) -> Configuration:
     configuration = load_configuration(config)
-    secrets.set(Secrets(configuration.scheduler.secrets))
+    logs.hide(Secrets(configuration.scheduler.secrets))
     return _on_database(configuration, database)
 
 
@@ -643,9 +636,9 @@ def _remark_on_store(settings: SchedulerConfig) -> None:
     """Say what is odd about a store that can be shown all the same."""
     store = Store(settings.database)
     if not store.path.parent.is_dir():
-        _complain(f"{store.path}: the folder {store.path.parent} is not there")
+        complain(f"{store.path}: the folder {store.path.parent} is not there")
     elif newer := store.newer():
-        _complain(f"{store.path}: written by a newer geckosched ({newer}), shown as far as this one understands it")
+        complain(f"{store.path}: written by a newer geckosched ({newer}), shown as far as this one understands it")
 
 
 def _forecast(config: Path | None, database: Path | None) -> tuple[Forecast, int]:
@@ -659,7 +652,7 @@ def _forecast(config: Path | None, database: Path | None) -> tuple[Forecast, int
         name = str(path) if path else None
         return Forecast(name, str(place), place.exists(), None, tuple(wrong), plugins=_unloaded_plugins()), USAGE
     settings = configuration.scheduler
-    secrets.set(Secrets(settings.secrets))
+    logs.hide(Secrets(settings.secrets))
     scheduler = CollectionScheduler(dataclasses.replace(settings, database=place) if place else settings)
     with _kept_warnings() as warnings:
         try:
@@ -740,7 +733,7 @@ def _is_off_by_default(job: JobStatus, configuration: Configuration) -> bool:
 def _say_what_delays(found: Status) -> None:
     """Warn that a leader which gives no sign of life will hardly answer: callers wait for it for a minute."""
     if silence := screens.silence(found.scheduler, datetime.now(UTC)):
-        _say(f"{silence}; waiting up to a minute for its answer")
+        say(f"{silence}; waiting up to a minute for its answer")
 
 
 def _objections(found: Status, now: datetime) -> list[str]:
@@ -983,9 +976,9 @@ def main() -> NoReturn:
         code = DONE
     except OSError as error:  # stdout is full or gone
         with suppress(OSError):
-            _complain(str(error))
+            complain(str(error))
     except BaseException:
-        _say(traceback.format_exc().rstrip())
+        say(traceback.format_exc().rstrip(), logging.ERROR)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads any more

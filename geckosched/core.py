@@ -302,13 +302,15 @@ class Secrets:
 
 class SafeLogger(logging.Logger):
     """Speaks through one of the host's loggers, without secrets: they are gone from a record, its traceback and its
-    `extra` before that logger's filters and anybody's handlers see it. Without secrets records are left alone."""
+    `extra` before that logger's filters and anybody's handlers see it. Without secrets records are left alone, but for
+    the attributes that say what they are `about`."""
 
-    def __init__(self, speaker: logging.Logger, secrets: Secrets) -> None:
+    def __init__(self, speaker: logging.Logger, secrets: Secrets, **about: object) -> None:
         super().__init__(speaker.name)
         self.parent, self.handlers, self.filters = speaker, speaker.handlers, speaker.filters
         self._speaker = speaker
         self._secrets = secrets
+        self._about = about
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
         return self._speaker.isEnabledFor(level)
@@ -317,9 +319,10 @@ class SafeLogger(logging.Logger):
         self._speaker.setLevel(level)
 
     def getChild(self, suffix: str) -> SafeLogger:  # noqa: N802 - logging's name
-        return SafeLogger(self._speaker.getChild(suffix), self._secrets)
+        return SafeLogger(self._speaker.getChild(suffix), self._secrets, **self._about)
 
     def handle(self, record: logging.LogRecord) -> None:
+        vars(record).update(self._about)
         if self._secrets:
             self._hide(record)
         self._speaker.handle(record)
@@ -334,9 +337,9 @@ class SafeLogger(logging.Logger):
         values = vars(record)
         values.update({name: self._secrets.hide_in(value) for name, value in values.items()}, args=())
 
-    def note(self, level: int, text: str, *arguments: object) -> None:
+    def note(self, level: int, text: str, *arguments: object, **about: object) -> None:
         """Log from a loop: the host's log handlers may raise, which must not end it."""
-        _guard(lambda: self.log(level, text, *arguments))
+        _guard(lambda: self.log(level, text, *arguments, extra=about))
 
 
 # ======================================================================================================================
@@ -1571,9 +1574,11 @@ class RunContext:
 
     @property
     def log(self) -> logging.Logger:
-        """A logger of this job: `geckosched.job.JOB_ID`. Its records show no secret of the configuration."""
+        """A logger of this job: `geckosched.job.JOB_ID`. Its records show no secret of the configuration, and have the
+        attributes `job_id` and `run_id`."""
         if self._log is None:
-            self._log = SafeLogger(log.getChild("job").getChild(self.job_id), self._secrets)
+            speaker = log.getChild("job").getChild(self.job_id)
+            self._log = SafeLogger(speaker, self._secrets, job_id=self.job_id, run_id=self.id)
         return self._log
 
     @property
@@ -3410,15 +3415,18 @@ class Execution:
             error=ending.error, traceback=ending.traceback)
 
     def report(self, ending: Ending, finished_at: int) -> None:
-        """Say in the log how it ended."""
+        """Say in the log how it ended, in a line that is no longer than a person reads; the run's row has the rest."""
         level = logging.WARNING if ending.outcome in (Outcome.FAILED, Outcome.TIMED_OUT) else logging.INFO
         if self.lead.log.isEnabledFor(level):
             seconds = (finished_at - self.started_at) / SECOND
             error = ": ".join(part for part in (ending.error_type, ending.error) if part)
             why = error or (ending.detail or "").replace("\n", "; ")
-            name, why = self.job.registration.job_id, f" ({why[:200]})" if why else ""
+            why = why if len(why) <= 120 else f"{why[:100].rstrip()} ...; see geckosched runs {self.id}"
+            name, why = self.job.registration.job_id, f" ({why})" if why else ""
             rows = f"{self.rows} row{'' if self.rows == 1 else 's'}"
-            self.lead.log.log(level, "%s: %s, %s, %.1f s%s", name, ending.outcome, rows, seconds, why)
+            about = {"job_id": name, "run_id": self.id, "outcome": str(ending.outcome), "seconds": round(seconds, 3),
+                     "rows": self.rows, "error_type": ending.error_type, "error": ending.error}
+            self.lead.log.log(level, "%s: %s, %s, %.1f s%s", name, ending.outcome, rows, seconds, why, extra=about)
 
     # -- the ticker's side
 
@@ -4030,7 +4038,8 @@ class Checkup:
         if {old, found.health} == {Health.PENDING, Health.HEALTHY}:
             level = logging.DEBUG
         why = f" ({found.reason})" if found.reason else ""
-        lead.log.log(level, "%s: %s, was %s%s", job_id, found.health, old, why)
+        about = {"job_id": job_id, "health": str(found.health)}
+        lead.log.log(level, "%s: %s, was %s%s", job_id, found.health, old, why, extra=about)
         lead.hooks.tell("health_changed", job_id=job_id, old=old, new=found.health, reason=found.reason)
 
 
@@ -4281,7 +4290,8 @@ class Ticker:
         now = self._clock.now()
         foreign = row is not None and row["collector"] != registration.name
         if foreign:
-            self._note(logging.WARNING, "job %s was of another collector: it starts anew", registration.job_id)
+            job_id = registration.job_id
+            self._note(logging.WARNING, "job %s was of another collector: it starts anew", job_id, job_id=job_id)
             row = None
         job = restored(registration, row, self._delays, now)
         job.slot = self._timetable.add(registration.grid, lambda due: self._on_due(job, due))
@@ -4425,7 +4435,7 @@ class Ticker:
         then = functools.partial(self._lead.hooks.tell, "breaker_changed", job_id=job_id, old=before,
                                  new=BreakerState.CLOSED, reason="somebody reset it") if was_reset else None
         if was_reset:
-            self._note(logging.INFO, "%s: breaker closed, somebody reset it", job_id)
+            self._note(logging.INFO, "%s: breaker closed, somebody reset it", job_id, job_id=job_id)
         self._lead.writer.inbox.put(Statements(statements, reply, answer, then))
 
     def trigger(self, job_id: str, inbox: Inbox) -> None:
@@ -4750,12 +4760,16 @@ class Ticker:
                  again_after=ending.again_after)
         if breaker.state is not before and breaker.retry_at is not None:
             probe_at = _readable(to_text(breaker.retry_at))
-            self._note(logging.WARNING, "%s: breaker open, one probe at %s", registration.job_id, probe_at)
+            level = logging.WARNING if before is BreakerState.CLOSED else logging.DEBUG  # of a probe its own line says
+            job_id = registration.job_id
+            self._note(level, "%s: breaker open, one probe at %s", job_id, probe_at, job_id=job_id,
+                       run_id=execution.id)
             count = breaker.consecutive_errors
             errors = "one error" if count == 1 else f"{count} errors in a row"
             self._note_breaker(execution, before, f"{errors}, the last run {outcome}; one probe at {probe_at}")
         elif breaker.state is not before:
-            self._note(logging.INFO, "%s: breaker closed", registration.job_id)
+            job_id = registration.job_id
+            self._note(logging.INFO, "%s: breaker closed", job_id, job_id=job_id, run_id=execution.id)
             self._note_breaker(execution, before, f"a run {outcome}")
         if execution.dry is not None:  # it served no slot
             self._plan(job, job.next)
@@ -4803,7 +4817,8 @@ class Ticker:
                 again = now + left
             elif execution.stop is None:
                 job_id, limit = execution.registration.job_id, format_duration(execution.registration.timeout)
-                self._note(logging.WARNING, "%s: over its time limit of %s, asked to stop", job_id, limit)
+                self._note(logging.WARNING, "%s: over its time limit of %s, asked to stop", job_id, limit,
+                           job_id=job_id, run_id=execution.id)
                 self._ask_to_stop(execution, TIME_LIMIT)
                 again = now + GRACE
             elif execution.waiting_since is not None or self._abandoned >= self._lead.config.max_workers:

@@ -88,6 +88,7 @@ class Pruner:
         self._walked = 0  # all runs up to this one were looked at
         self._walk_again = 0  # when to begin at the first run once more
         self._looked_at: dict[str, int] = {}  # how many runs a job had when its surplus was looked for
+        self._share = 0  # ... and how many it might keep
         self._beside: sqlite3.Connection | None = None
 
     def turn(self, lead: Lead) -> None:
@@ -169,6 +170,8 @@ class Pruner:
 
     def _surplus(self, read: Read, now: int, most: int) -> Iterator[Portion]:
         """Find, of the jobs that ran a twentieth more than their share since the last look, the runs beyond it."""
+        if most != self._share:  # a reload changed it
+            self._share, self._looked_at = most, {}
         after = ""
         while jobs := read(_JOBS_SQL, (after,)):
             after = jobs[-1]["job_id"]

@@ -26,7 +26,7 @@ from geckosched import (
     collector,
 )
 from geckosched.config import Configuration, installed_plugins, load_configuration
-from geckosched.core import Grid, Ledger, Registration, Requests, from_datetime
+from geckosched.core import Grid, Ledger, Registration, Requests, from_datetime, to_text
 from geckosched.testing import FakeClock
 from tests.conftest import NewScheduler
 from tests.test_scheduler import Gate, finished, runs_of, settle, until
@@ -116,11 +116,20 @@ def to_slot(clock: FakeClock, job_id: str, every: int, before: float = 0.0) -> i
     return slot
 
 
+def asleep(scheduler: CollectionScheduler) -> list[str]:
+    """Return the jobs whose runs are in `run.sleep`: what time passes from now on counts."""
+    lead, clock = scheduler.lead, scheduler._clock
+    assert lead is not None
+    assert isinstance(clock, FakeClock)
+    running = tuple(lead.ticker._running)
+    return sorted(each.registration.job_id for each in running if each.wake in tuple(clock._waiting))
+
+
 def begun(scheduler: CollectionScheduler, job_id: str, count: int = 1) -> None:
-    """Wait until a job has so many runs, the last of which goes on."""
+    """Wait until a job has so many runs, the last of which goes on and sleeps."""
     def holds() -> bool:
         runs = scheduler.get_runs(job_id)
-        return len(runs) == count and runs[0].outcome is None
+        return len(runs) == count and runs[0].outcome is None and job_id in asleep(scheduler)
 
     until(holds, f"run {count} of {job_id}")
 
@@ -509,6 +518,22 @@ def test_what_others_asked_of_a_leader_is_kept_over_stop_and_start(site: Site) -
         assert status == {"note": ("7m", True), "other": ("1m", True)}
 
 
+def test_what_is_registered_anew_holds_over_what_an_operator_did_before(site: Site) -> None:
+    """Also if the ticker hears of both only then, and over stop and start."""
+    scheduler, busy = site.scheduler(OFF + "[collectors.note]\n"), threading.Event()
+    with scheduler:
+        lead = scheduler.lead
+        assert lead is not None
+        lead.ticker.inbox.put((busy.wait, 30))
+        lead.ticker.inbox.put((lead.ticker.operate, "reschedule", "note", {"every": 420 * S}))
+        scheduler.register_collector("note", "9m", replace=True)
+        busy.set()
+        settle(scheduler)
+        assert registered(scheduler, "note").every == 540 * S
+    with scheduler:
+        assert scheduler.get_collector_status("note").every == "9m"
+
+
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 
@@ -524,19 +549,18 @@ def test_more_workers_start_what_waits_and_fewer_end_when_they_are_idle(site: Si
     with scheduler:
         lead = scheduler.lead
         assert lead is not None
-        until(lambda: lead.ticker.running == 2)
-        settle(scheduler)
-        assert workers() == 2
+        until(lambda: len(asleep(scheduler)) == 2)
+        assert (lead.ticker.running, workers()) == (2, 2)
         more = site.apply(scheduler, text.replace("= 2", "= 5"))
         assert more == Applied(settings=("max_workers",))
-        until(lambda: lead.ticker.running == 5)
-        until(lambda: workers() == 5)
+        until(lambda: len(asleep(scheduler)) == 5)
+        assert workers() == 5
         fewer = site.apply(scheduler, text.replace("= 2", "= 1"))
         assert fewer == Applied(settings=("max_workers",))
         site.clock.advance(40)
         until(lambda: len(finished(scheduler)) == 5)
         until(lambda: workers() == 1, "four workers too many end")
-        settle(scheduler)
+        until(lambda: asleep(scheduler) == ["j5"])
         assert lead.ticker.running == 1
         site.clock.advance(40)
         assert len(runs_of(scheduler, "j5", 1)) == 1
@@ -594,6 +618,29 @@ def test_a_shorter_health_check_interval_holds_for_the_round_that_is_awaited(sit
         site.clock.advance(11)
         until(lambda: watcher._checkup._next not in (None, first) and watcher._checkup._next > site.clock.monotonic())
         assert watcher._checkup._next == site.clock.monotonic() + 10_000_000
+
+
+def test_fewer_runs_to_keep_are_kept_from_the_next_round_on(site: Site) -> None:
+    """Though the job has run no more since the last round."""
+    text = OFF + "[collectors.note]\nenabled = false\n[scheduler]\nretention_runs = 40\n"
+    scheduler = site.scheduler(text)
+    with scheduler:
+        settle(scheduler)
+    with closing(sqlite3.connect(site.store)) as connection, connection:
+        started = to_text(site.clock.now())
+        rows = [(n, "note", "scheduled", started, started, "succeeded", "x") for n in range(1, 61)]
+        columns = "id, job_id, reason, started_at, finished_at, outcome, instance_id"
+        connection.executemany(f"INSERT INTO geckosched_runs ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        connection.execute("UPDATE geckosched_jobs SET runs = 60, last_run_id = 60 WHERE job_id = 'note'")
+
+    def kept(count: int) -> None:
+        until(lambda: site.table("SELECT count(*) FROM geckosched_runs") == [count], f"{count} runs that are kept")
+
+    with scheduler:
+        kept(40)
+        site.apply(scheduler, text.replace("40", "20"))
+        site.clock.advance(61)
+        kept(20)
 
 
 def test_another_time_zone_moves_jobs_with_at_and_no_others(site: Site) -> None:

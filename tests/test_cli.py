@@ -559,4 +559,4 @@ def test_a_partial_run_says_what_failed(tmp_path: Path, monkeypatch: pytest.Monk
     assert " last run partial, started " in full
     assert f" it said {said} " in full
     assert f" {said}; 3 lost" in history
-    assert failed == history
+    assert re.sub(r"\w+ ago", "", failed) == re.sub(r"\w+ ago", "", history)  # by a clock that goes on

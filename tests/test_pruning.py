@@ -153,6 +153,40 @@ def test_exactly_what_is_promised_goes(
     assert Store(store_path).read("SELECT job_id, runs, errors FROM geckosched_jobs ORDER BY job_id") == before
 
 
+@pytest.mark.parametrize(("outcomes", "stay"), [
+    (["succeeded", "failed", "skipped", "skipped"], {1, 2, 4}),  # the last success, failure and run
+    (["partial", "timed_out", "rate_limited"], {1, 2, 3}),
+    (["succeeded", "succeeded", "failed", "failed", "succeeded"], {4, 5}),
+    (["succeeded", "interrupted", "interrupted", "interrupted"], {1, 3, 4}),  # by which a start tells what kills it
+    (["interrupted", "succeeded", "succeeded"], {3}),
+    (["succeeded", None, "succeeded", "succeeded"], {2, 4}),  # one that goes on
+])  # fmt: skip
+def test_what_stays_of_a_job_that_ran_long_ago(
+    new_scheduler: NewScheduler, clock: FakeClock, store_path: Path, outcomes: list[str | None], stay: set[int]
+) -> None:
+    """All is older than the retention, and what tells how the job is stays all the same."""
+    make(store_path, clock.now(), [Past(n, "other", age) for n, age in enumerate(TO_THE_PRESENT, 11)])
+    scheduler = new_scheduler(clock=clock)
+    scheduler.start()
+    until_round(scheduler)
+    make(store_path, clock.now(), [Past(n, "job", (60 - n) * DAY, outcome) for n, outcome in enumerate(outcomes, 1)])
+    next_round(scheduler, clock)
+    assert ids(store_path) - {11, 12} == stay
+
+
+def test_numbers_of_requests_go_on(new_scheduler: NewScheduler, clock: FakeClock, store_path: Path) -> None:
+    """The newest stays, however old: who reads requests goes by their numbers, which must not begin anew."""
+    make(store_path, clock.now(), [Past(n, "job", age) for n, age in enumerate(TO_THE_PRESENT, 1)])
+    with closing(Store(store_path).open_writer()) as connection, connection:
+        for number in (1, 2, 3):
+            connection.execute("INSERT INTO geckosched_requests (id, action, answered_at) VALUES (?, 'enable', ?)",
+                               (number, to_text(clock.now() - (60 - number) * DAY)))
+    scheduler = new_scheduler(clock=clock)
+    scheduler.start()
+    until_round(scheduler)
+    assert ids(store_path, "geckosched_requests") == {3}
+
+
 def test_a_run_that_goes_on_stays(new_scheduler: NewScheduler, clock: FakeClock, store_path: Path) -> None:
     """However old it grows; when it has ended and another came, it goes."""
     gate = Gate()
@@ -364,12 +398,15 @@ def test_a_deletion_that_is_refused_is_said_once_a_round(
 
 
 def test_only_the_leader_prunes(new_scheduler: NewScheduler, clock: FakeClock, store_path: Path) -> None:
-    """A standby, and who takes the lead for one call, change no history."""
+    """Who takes the lead for one call changes no history."""
     make(store_path, clock.now(), [Past(n, "job", (100 - n) * DAY) for n in range(1, 101)])
-    asking = new_scheduler(clock=clock)
-    asking.register_collector(minutely)
-    assert asking.execute_collector_now("minutely")
-    assert len(ids(store_path)) == 101
+    pruner = Pruner()
+    with new_scheduler(clock=clock)._taking_part() as lead:
+        assert lead is not None
+        assert lead.momentary
+        for _ in range(10):
+            pruner.turn(lead)
+    assert len(ids(store_path)) == 100
 
 
 def test_what_is_deleted_is_moved_into_the_file_beside_the_writer(

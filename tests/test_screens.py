@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from rich.text import Text
 
 from geckosched import (
@@ -310,6 +311,13 @@ def test_a_long_name_is_whole_and_its_row_goes_on_below() -> None:
     assert lines[at + 1].index("healthy") == other.index("unhealthy")
 
 
+def test_columns_stand_below_each_other() -> None:
+    """In cells of the terminal, of which an East Asian character takes two and a mark of direction none."""
+    lines = [each.plain for each in status_lines(status_of(*JOBS), NOW, 100)]
+    ends = {cell_len(found[1]) for each in lines if (found := re.match(r"(.* )(?:HEALTH|\w+) +\S* +\w+ ago +", each))}
+    assert len(ends) == 1
+
+
 @pytest.mark.parametrize("height", range(1, 40))
 def test_a_screen_has_its_height_and_counts_what_it_leaves_out(height: int) -> None:
     """For a live view: never a line more; trouble stays, a note is one line, every job is shown or counted."""
@@ -322,6 +330,7 @@ def test_a_screen_has_its_height_and_counts_what_it_leaves_out(height: int) -> N
         assert shown + sum(left_out) == len(jobs)
     if height >= 14:
         assert next(line for line in lines if line.startswith("x geckoterminal-top-pools"))
+        assert lines[-1].endswith(" i=interrupted")
 
 
 def test_a_screen_that_is_high_enough_leaves_nothing_out() -> None:
@@ -345,11 +354,11 @@ def test_a_job_in_full_has_all_there_is() -> None:
         "lost": 14, "missed": 15, "reason": "other", "last_outcomes": (Outcome.SKIPPED,), "last_detail": "other",
         "lost_lately": 16,
     }  # fmt: skip
-    found = status_of(SICK)
+    found, base = status_of(SICK), dataclasses.replace(SICK, retry_at=NOW + 4 * DAY)
     assert set(other) == {each.name for each in dataclasses.fields(JobStatus)}
     for name, value in other.items():
-        changed = dataclasses.replace(SICK, **{name: value})
-        assert plain(job_lines(changed, found, NOW)) != plain(job_lines(SICK, found, NOW)), name
+        changed = dataclasses.replace(base, **{name: value})
+        assert plain(job_lines(changed, found, NOW)) != plain(job_lines(base, found, NOW)), name
 
 
 def test_a_job_in_full_says_first_how_it_is_and_why() -> None:
