@@ -143,7 +143,7 @@ class UnknownJob(GeckoschedError, LookupError):
 def _few(jobs: Sequence[str]) -> str:
     """Name the jobs that there are, ten at most."""
     more = f" and {len(jobs) - 10} more" if len(jobs) > 10 else ""
-    return f" (there are {', '.join(sorted(jobs)[:10])}{more})" if jobs else ""
+    return f" (known: {', '.join(sorted(jobs)[:10])}{more})" if jobs else ""
 
 
 class DuplicateJob(GeckoschedError, ValueError):

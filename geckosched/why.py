@@ -278,7 +278,7 @@ def _at_a_start(facts: Facts) -> str:
         why = f"since run {facts.open_run.id} was cut short"
     elif plan.next_reason is Reason.CATCHUP and facts.last_run and facts.last_run.outcome is Outcome.INTERRUPTED:
         why = f"since run {facts.last_run.id} was interrupted"
-    if plan.next_run_at - facts.now < _ABOUT_TO:
+    if plan.next_run_at <= facts.now or plan.next_reason in (Reason.FIRST, Reason.CATCHUP):
         return f"geckosched run would run it at once, {why}"
     return f"geckosched run would run it {_when(plan.next_run_at, facts)}, {why}"
 

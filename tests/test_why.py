@@ -377,14 +377,16 @@ def test_a_job_whose_registration_is_gone_is_retired(new_scheduler: NewScheduler
     facts = read_facts(here, "bench", datetime.now(UTC), Configuration())
     assert facts.needs_plugins
     said = explain(with_plugins(facts, here, Configuration(), ""))
+    assert re.search(r"nobody leads, process \d+ on .+ stopped .+ ago \(", said), said
     assert said.endswith("a start would not run it: it is of no plugin, the program that registers it runs it"), said
     new_scheduler().start()
     assert why(store_path).startswith("bench was retired 0s ago (")
 
 
 def test_a_budget_that_has_its_share_of_the_workers(new_scheduler: NewScheduler, store_path: Path) -> None:
-    """Of two workers one is for the budget: its other job waits for that, not for a worker."""
-    scheduler, begun, end = new_scheduler(max_workers=2), threading.Event(), threading.Event()
+    """Of four workers two are for the budget, the second for its most urgent job: the other one waits for that, not for
+    a worker."""
+    scheduler, begun, end = new_scheduler(max_workers=4), threading.Event(), threading.Event()
 
     @collector("first", every="1d", priority=1)
     def first(_: RunContext) -> None:
@@ -512,7 +514,7 @@ def test_a_trigger_says_why_it_waits_where_this_process_runs_it() -> None:
         ("ick", 'no job is called "ick", did you mean "tick"?'),
         ("tikc", 'no job is called "tikc", did you mean "tick"?'),
         ("WEATH", 'no job is called "WEATH", did you mean "weather"?'),
-        ("zzz", 'no job is called "zzz" (there are broken, daily, tick, weather)'),
+        ("zzz", 'no job is called "zzz" (known: broken, daily, tick, weather)'),
     ],
 )
 @pytest.mark.usefixtures("fake_plugin")
