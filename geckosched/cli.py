@@ -684,7 +684,8 @@ def _expect_job(name: str, found: Status, not_scheduled: Mapping[str, str]) -> J
     if name in not_scheduled:
         raise ConfigError(f"{name} is not scheduled: it {screens.with_place(name, not_scheduled[name])}")
     if name not in jobs:
-        raise UnknownJob(name, [*jobs, *not_scheduled])
+        why = f"is not known: {screens.UNWRITTEN}" if screens.is_led(found) and found.scheduler.pid is None else None
+        raise UnknownJob(name, [*jobs, *not_scheduled], why)
     return jobs[name]
 
 
@@ -760,7 +761,7 @@ def _objections_to_leader(found: Status, now: datetime) -> list[str]:
     if not screens.is_led(found):
         return ["nobody leads"]
     if found.scheduler.heartbeat_at is None:  # it has only just begun, or another file lies where its store was
-        return ["the leader has written nothing into this store"]
+        return [screens.UNWRITTEN]
     silence = screens.silence(found.scheduler, now)
     return [silence] if silence else []
 

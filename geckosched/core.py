@@ -3643,11 +3643,11 @@ class Requests:
             row = self.get(row["id"])
 
     def _write(self, sql: str, *params: Any) -> sqlite3.Cursor:
-        path = self._store.path
+        where = f"{self._store.path.as_uri()}?mode=rw"  # a file that is gone is not begun anew beside a leader
         try:
             with (
                 self._store.gate,
-                contextlib.closing(sqlite3.connect(path, timeout=5.0, isolation_level=None)) as connection,
+                contextlib.closing(sqlite3.connect(where, uri=True, timeout=5.0, isolation_level=None)) as connection,
             ):
                 connection.execute("BEGIN IMMEDIATE")
                 cursor = connection.execute(sql, params)
@@ -5531,7 +5531,9 @@ class CollectionScheduler:
         elsewhere = job_id in self._registrations and self.lead is None and self._lock.is_held()
         why = "is registered here, but the process that leads does not have it" if elsewhere else None
         known = self._known_jobs()
-        if not known and not self._store.is_there():
+        if not known and self.lead is None and self._lock.is_held():
+            why = f"is not known: the leader has written nothing into {self._store.path} (was it moved or replaced?)"
+        elif not known and not self._store.is_there():
             why = f"is not known: {self._store.path} is not there yet"
         return UnknownJob(job_id, known, why)
 

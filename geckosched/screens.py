@@ -62,6 +62,7 @@ GONE = "interrupted (process gone)"  # a run that is open though nobody leads; t
 _STALE = timedelta(seconds=10)  # of a heartbeat, which is written every 2 s
 _HANGS = "the leader hangs, is stopped or can't write the store"  # why a heartbeat is stale
 FEW = 10  # of many jobs, in one line
+UNWRITTEN = "the leader has written nothing into this store (was it moved or replaced?)"
 NOT_LOADED = "not loaded: the configuration can't be used"  # a plugin's error
 
 
@@ -185,7 +186,7 @@ def _leader(info: SchedulerInfo, now: datetime) -> str:
     """Say who leads and since when, or that nobody does."""
     if info.state is not SchedulerState.STOPPED:
         if info.pid is None or info.started_at is None:
-            return f"{info.state}: the leader has written nothing into this store yet"
+            return f"{info.state}: {UNWRITTEN}"
         since = span((now - info.started_at).total_seconds())
         beat = f"heartbeat {in_words(info.heartbeat_at, now)}" if info.heartbeat_at else "no heartbeat yet"
         if info.state is SchedulerState.RUNNING:

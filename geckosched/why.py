@@ -53,6 +53,7 @@ from geckosched.core import (
 )
 from geckosched.forecast import OFF_BY_DEFAULT, Forecast, JobForecast
 from geckosched.rendering import clean, count, in_words, span
+from geckosched.screens import UNWRITTEN
 from geckosched.views import JobStatus, SchedulerInfo
 
 _STALE = timedelta(seconds=10)  # of a heartbeat, which is written every 2 s
@@ -182,6 +183,8 @@ def _is_no_job(facts: Facts) -> str | None:
     if facts.job is not None:
         if facts.stored or not facts.led:
             return None
+        if facts.scheduler.pid is None:
+            return f"may run or not: {UNWRITTEN}"
         return f"does not run: {facts.leader} leads and does not have it, geckosched reload takes it in"
     if facts.retired_at is not None:
         why = f": {facts.absence}" if facts.absence else ""

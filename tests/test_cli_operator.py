@@ -535,7 +535,7 @@ def test_a_heartbeat_is_stale_after_ten_seconds(age: float, stale: bool) -> None
     no better than a silent one."""
     now, found = NOW + timedelta(seconds=age), status_of()
     assert (cli._objections(found, now) != []) is stale
-    assert cli._objections(status_of(heartbeat_at=None), now)[0] == "the leader has written nothing into this store"
+    assert cli._objections(status_of(heartbeat_at=None), now)[0] == screens.UNWRITTEN
     assert cli._objections(status_of(state=SchedulerState.STOPPED), now) == ["nobody leads"]
 
 

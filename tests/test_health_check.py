@@ -29,10 +29,11 @@ pytestmark = pytest.mark.usefixtures("site")
 
 
 def check(store: Path, *words: str) -> tuple[int, str]:
-    """Return the exit code and what is said on stderr."""
+    """Return the exit code and what the command says on stderr, where the leader of this process may log, too."""
     result = invoke("status", *words, "--check", "--database", str(store))
     assert result.stdout
-    return result.exit_code, result.stderr.removeprefix("geckosched: ").removesuffix("\n")
+    said = [line for line in result.stderr.splitlines() if line.startswith("geckosched: ")]
+    return result.exit_code, "\n".join(said).removeprefix("geckosched: ")
 
 
 @contextmanager
@@ -102,7 +103,13 @@ def test_a_leader_of_a_file_that_is_gone(
     store_path.rename(away)
     try:
         gone = f"{store_path}: unable to open database file (there is no such file)"
-        assert check(store_path) == (1, f"the leader has written nothing into this store; {gone}")
+        unwritten = "the leader has written nothing into this store (was it moved or replaced?)"
+        assert check(store_path) == (1, f"{unwritten}; {gone}")
+        for words in ("why good", "trigger good --no-wait"):
+            ended = invoke(*words.split(), "--database", str(store_path))
+            assert unwritten in ended.output, words
+        assert gone in invoke("reload", "--database", str(store_path)).output
+        assert not store_path.exists()  # nobody has begun another one beside it
     finally:
         away.rename(store_path)
     until(lambda: check(store_path) == (0, ""), "the leader goes on")
