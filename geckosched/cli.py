@@ -217,6 +217,8 @@ def run(
     chosen = {job.job_id for job in found.jobs}.intersection(only or ())
     jobs = f"{len(chosen)} of {count(len(found.jobs), 'job')} (--only)" if only else count(len(found.jobs), "job")
     log.info("%s, store %s, times in UTC", jobs, found.scheduler.database)
+    if not scheduler.registry.plugins:
+        log.warning("no plugin is loaded, so nothing will run: install one, or name its file in [plugins] load")
     for name, reason in scheduler.registry.not_scheduled.items():
         log.info("not scheduled: %s %s", name, screens.with_place(name, reason))
     for name in sorted(scheduler.registry.off_by_default):

@@ -2125,7 +2125,7 @@ _LONGEST_PAUSE = {5: 0.05, 6: 0.05, 11: 5.0, 26: 5.0}  # seconds between two tri
 _HINTS = {
     sqlite3.SQLITE_FULL: "make room for it",
     sqlite3.SQLITE_IOERR: "its disk, a quota or its mount: see the system's log",
-    sqlite3.SQLITE_CORRUPT: "it is damaged: stop geckosched and put a backup in its place, or try sqlite3's .recover",
+    sqlite3.SQLITE_CORRUPT: "damaged: stop geckosched and put a backup in its place, or see Repair in docs/store.md",
     sqlite3.SQLITE_NOTADB: "another program's file, or a damaged store: name another, or put a backup in its place",
 }
 _JOB_COLUMNS: dict[str, Any] = {  # of the first schema; what came later stands in its migration

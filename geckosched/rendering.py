@@ -331,6 +331,8 @@ def lasting(seconds: float | None) -> str:
 
 def in_words(moment: datetime, now: datetime) -> str:
     seconds = (moment - now).total_seconds()
+    if 0 < seconds < 0.5:
+        return "now"
     return f"in {span(seconds)}" if seconds > 0 else f"{span(abs(seconds))} ago"
 
 

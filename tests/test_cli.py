@@ -560,3 +560,12 @@ def test_a_partial_run_says_what_failed(tmp_path: Path, monkeypatch: pytest.Monk
     assert f" it said {said} " in full
     assert f" {said}; 3 lost" in history
     assert re.sub(r"\w+ ago", "", failed) == re.sub(r"\w+ ago", "", history)  # by a clock that goes on
+
+
+@pytest.mark.usefixtures("site")
+def test_a_run_without_plugins_says_that_nothing_will_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who forgot to install a plugin would wait for ever."""
+    monkeypatch.setenv("GECKOSCHED_LOAD_PLUGINS", "none")
+    ended = geckosched("run", "--for", "100ms")
+    assert ended.code == 0
+    assert "warning: no plugin is loaded, so nothing will run" in ended.err

@@ -390,7 +390,7 @@ def test_who_waits_elsewhere_for_a_queued_run_is_told_that_it_will_not_come(
         leader.unregister_collector("slow")
         leader.register_collector(slow)
     with pytest.raises(SchedulerClosed):
-        Call(asker._requests.follow, row, True, math.inf).answer()
+        Call(asker._requests.follow, row, True, math.inf, list).answer()
 
 
 def test_a_call_that_reaches_a_ticker_after_its_end_is_refused(

@@ -478,7 +478,7 @@ def a_folder(path: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "garbage in the header": (lambda path: overwrite(path, 0, b"garbage!" * 12), "file is not a database (another"),
     "a truncated file": (lambda path: path.write_bytes(path.read_bytes()[:6000]), "database disk image is malformed"),
-    "its first table overwritten": (lambda path: overwrite(path, 4096, b"\xff" * 40_000), "malformed (it is dam"),
+    "its first table overwritten": (lambda path: overwrite(path, 4096, b"\xff" * 40_000), "malformed (damaged: "),
     "another program's text": (lambda path: path.write_text("Dear diary, " * 1000), "file is not a database (another"),
     "a folder": (a_folder, "unable to open database file (it is a folder)"),
 }
@@ -521,7 +521,7 @@ def test_a_table_that_is_damaged_while_running_starts_nothing_more(
     clock.advance(2 * MINUTE)
     again.start()
     until(lambda: lead_of(again).ticker._store_trouble, "trouble")
-    words = "malformed (it is damaged: stop geckosched and put a backup in its place"
+    words = "malformed (damaged: stop geckosched and put a backup in its place"
     assert words in (lead_of(again).writer.trouble or "")
     clock.advance(MINUTE)
     settle(again)
