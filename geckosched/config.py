@@ -342,6 +342,7 @@ class _Errors:
         self.found: list[str] = []
         self.path: Path | None = None
         self.origins: dict[str, str] = {}  # places whose values are variables'
+        self.unread: dict[str, str] = {}  # what is wrong with secrets, by their places
         self.secrets = Secrets()
 
     @contextmanager
@@ -355,13 +356,16 @@ class _Errors:
     @property
     def lines(self) -> list[str]:
         """What is wrong, each with where it is, and once."""
-        return list(dict.fromkeys(self.secrets.hide(self._placed(line)) for line in self.found))
+        found = (line for line in self.found if self.unread.get(line.partition(": ")[0], line) == line)
+        return list(dict.fromkeys(self.secrets.hide(self._placed(line)) for line in found))
 
     def _placed(self, line: str) -> str:
         for place, variable in sorted(self.origins.items(), key=lambda item: -len(item[0])):
             if line.startswith(place) and line[len(place) :][:1] in (":", ".", "["):
                 return f"{variable}{line[len(place) :]}"
             if line.startswith(f"{place} "):  # of a table that only the environment has
+                return f"{variable}: {line}"
+            if place.startswith(f"{line.partition(': ')[0]}."):  # it put a key where no table is allowed
                 return f"{variable}: {line}"
         is_placed = self.path is None or line.startswith((f"{self.path}: ", *PREFIX, PREFIX.lower()))
         return line if is_placed else f"{self.path}: {line}"
@@ -418,9 +422,11 @@ class Sources:
         know; `jobs` are job ids that are known besides."""
         known = functools.partial(_known, registry=registry, jobs=tuple(jobs))
         merged, errors.origins, wrong = overlay(self._tables(errors), self.variables, known)
+        unread: list[str] = []
         for name, table in merged.items():
-            merged[name] = resolve(table, (name,), self.folder, self.environ, wrong)
-        errors.found += wrong
+            merged[name] = resolve(table, (name,), self.folder, self.environ, unread)
+        errors.unread = {line.partition(": ")[0]: line for line in unread}
+        errors.found += [*wrong, *unread]
         errors.secrets.add(words_of(merged))
         return merged
 
@@ -548,14 +554,14 @@ def find_database(named: Path | None = None, environ: Mapping[str, str] = os.env
     try:
         sources = _read_sources(named, environ)
         database = sources.merged(_Errors())["scheduler"]["database"]
+        return Path(_read_scheduler({"database": database}, sources.folder).database)
     except (ConfigError, LookupError, TypeError):
         return None
-    return sources.folder / database if isinstance(database, str) else None
 
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows may put a byte order mark in front
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -569,11 +575,15 @@ def _parse(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: not valid TOML: {error}") from error
         line = said[2] or str(text.count("\n") + 1)
         raise ConfigError(f"{path}: line {line}: not valid TOML: {said[1]}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: a whole number in it has too many digits") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: its lists or tables are nested too deeply") from error
 
 
 def _read_scheduler(table: Table, folder: Path, **elsewhere: Any) -> SchedulerConfig:
     values = _read_table(_SchedulerTable, table, "[scheduler]").model_dump(exclude_unset=True)
-    if "database" in values:
+    if values.get("database") not in (None, "", ":memory:"):
         values["database"] = folder / values["database"]
     try:
         return SchedulerConfig(**values, **elsewhere)
@@ -641,7 +651,7 @@ def read_options(options_type: type, table: Table, where: str, *, folder: Path =
     """
     fields = {each.name: each for each in dataclasses.fields(options_type) if each.init}
     unknown = [key for key in table if key not in fields]
-    wrong = [f"{key}: {_unknown_key(key, [*fields, *OUR_OPTIONS])}" for key in unknown]
+    wrong = [f"{_name(key)}: {_unknown_key(key, [*fields, *OUR_OPTIONS])}" for key in unknown]
     meant = {near for key in unknown for near in difflib.get_close_matches(key, fields, n=1)}
     missing = [name for name in missing_options(options_type, table) if name not in meant]
     wrong += [f"{name}: missing; the collector needs it" for name in missing]
@@ -710,7 +720,7 @@ _ALLOWED = {
 
 def _read_table(model: type[_Model], table: Table, where: str) -> _Model:
     unknown = [key for key in table if key not in model.model_fields]
-    wrong = [f"{key}: {_unknown_key(key, model.model_fields)}" for key in unknown]
+    wrong = [f"{_name(key)}: {_unknown_key(key, model.model_fields)}" for key in unknown]
     hints = {key: each.annotation for key, each in model.model_fields.items()}
     values = {key: typed(table[key], hints[key]) for key in table if key not in unknown}
     try:
@@ -768,14 +778,19 @@ def _follow(table: Any, steps: Iterable[str | int]) -> tuple[Any, str]:
     return value, place
 
 
+def _name(key: str) -> str:
+    """Show a key on one line."""
+    return key if key.isprintable() else json.dumps(key)
+
+
 def _unknown_table(name: str, value: object) -> str:
     if isinstance(value, dict):
         near = difflib.get_close_matches(name, _TABLES, n=1)
         advice = f"did you mean [{near[0]}]?" if near else "allowed: " + ", ".join(f"[{each}]" for each in _TABLES)
-        return f"[{name}]: unknown table, {advice}"
+        return f"[{_name(name)}]: unknown table, {advice}"
     if name in _SchedulerTable.model_fields:
         return f"{name}: outside of any table, it belongs into [scheduler]"
-    return f"{name}: outside of any table, allowed: " + ", ".join(f"[{each}]" for each in _TABLES)
+    return f"{_name(name)}: outside of any table, allowed: " + ", ".join(f"[{each}]" for each in _TABLES)
 
 
 def _unknown_key(key: str, known: Iterable[str]) -> str:

@@ -276,8 +276,10 @@ class Secrets:
 
     def hide_in(self, value: Any) -> Any:
         """Return a value without the secrets: in lists and dicts each text, of other things that show one a text."""
-        if self._spellings is None or value is None or isinstance(value, int | float):
+        if self._spellings is None or value is None:
             return value
+        if isinstance(value, int | float):
+            return "***" if str(value) in self._values else value
         if isinstance(value, str):
             return self.hide(value)
         if isinstance(value, Mapping):
@@ -489,6 +491,15 @@ class DryRun(Record):
 Duration = str | int | float | timedelta
 
 
+def _may_be_a_file(path: str) -> bool:
+    if path in ("", ":memory:") or "\0" in path:
+        return False
+    try:
+        return bool(Path(os.path.realpath(Path(path).expanduser())).name)  # the root has none
+    except RuntimeError:  # ~ of nobody
+        return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class SchedulerConfig:
     """Settings of a scheduler. Durations are text with units ("30s"), seconds or timedeltas; what a job sets wins.
@@ -515,7 +526,7 @@ class SchedulerConfig:
 
     def __post_init__(self) -> None:
         Secrets(self.secrets)
-        if str(self.database) in ("", ":memory:"):
+        if not _may_be_a_file(str(self.database)):
             raise ConfigError(f"database: found {str(self.database)!r}, allowed is the path of a file")
         for name in ("max_workers", "max_consecutive_errors", "retention_days", "retention_runs"):
             value = getattr(self, name)

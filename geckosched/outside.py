@@ -217,7 +217,7 @@ def _read_secret(value: str, folder: Path, environ: Mapping[str, str]) -> str:
     if kind == "env" and where not in environ:
         raise ConfigError("no variable has this name" if where else "the name of a variable is missing")
     try:
-        text = environ[where] if kind == "env" else (folder / Path(where).expanduser()).read_text(encoding="utf-8")
+        text = environ[where] if kind == "env" else (folder / Path(where).expanduser()).read_text(encoding="utf-8-sig")
         text.encode()
     except UnicodeError as error:
         raise ConfigError("not UTF-8 text") from error
@@ -232,7 +232,8 @@ def _read_secret(value: str, folder: Path, environ: Mapping[str, str]) -> str:
 
 
 def words_of(value: Any) -> Iterator[str]:
-    """Yield each secret in a value, and of one that is a JSON list or table each text in it that is long enough."""
+    """Yield each secret in a value, and of one that is a JSON list or table each text and number in it that is long
+    enough."""
     if isinstance(value, Secret):
         yield str(value)
         yield from (text for text in _texts(_from_json(value)) if len(text.strip()) >= Secrets.LEAST)
@@ -244,7 +245,7 @@ def words_of(value: Any) -> Iterator[str]:
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:
-            yield from (each,) if isinstance(each, str) else _texts(each)
+            yield from (str(each),) if isinstance(each, str | int | float) else _texts(each)
 
 
 def holds_secret(value: Any) -> bool:

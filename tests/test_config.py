@@ -213,6 +213,33 @@ def test_what_is_no_toml_is_said_with_its_line(text: str, line: int) -> None:
     assert refusal(text).startswith(f"geckosched.toml: line {line}: not valid TOML: ")
 
 
+@pytest.mark.parametrize("text", [f"x = {'[' * 5000}{']' * 5000}", f"x = {'9' * 5000}"])
+def test_what_python_can_not_hold_is_one_line(text: str) -> None:
+    """Nested too deeply, or a number with too many digits: no traceback."""
+    assert refusal(text).startswith("geckosched.toml: ")
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    """Editors of Windows put one in front."""
+    Path("geckosched.toml").write_bytes(b"\xef\xbb\xbf[scheduler]\r\nmax_workers = 3\r\n")
+    assert load_configuration(environ={}).scheduler.max_workers == 3
+
+
+@pytest.mark.parametrize("database", ["", "/", ":memory:", "a\\u0000b", "~nobody-of-this-name/app.db"])
+def test_a_database_that_can_be_no_file_is_refused_with_its_place(database: str) -> None:
+    """Commands that then look for the store where a wrong file says it is find none named."""
+    said = refusal(f'[scheduler]\ndatabase = "{database}"')
+    assert said.startswith("geckosched.toml: [scheduler] database: found ")
+    assert said.endswith("allowed is the path of a file")
+    assert find_database(environ={}) is None
+
+
+def test_a_name_with_a_line_break_is_shown_on_one_line() -> None:
+    """TOML allows it in quotes."""
+    for text in ('[scheduler]\n"a\\nb" = 1', '["a\\nb"]', '"a\\nb" = 1'):
+        assert '"a\\nb"' in refusal(text)
+
+
 # -- A collector's options ---------------------------------------------------------------------------------------------
 
 

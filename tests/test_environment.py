@@ -311,6 +311,13 @@ def test_a_key_below_what_is_no_table_is_an_error() -> None:
     assert line == "GECKOSCHED_COLLECTORS__FREE__KEY__BELOW: [collectors.free] key is no table, so it has no key below"
 
 
+def test_a_key_below_one_of_ours_is_an_error_of_the_variable() -> None:
+    """The file has nothing there that could be mended."""
+    assert refusal(SCHEDULER__MAX_WORKERS__X="4") == [
+        "GECKOSCHED_SCHEDULER__MAX_WORKERS__X: [scheduler] max_workers: found a table, allowed is a whole number"
+    ]
+
+
 def test_all_that_is_wrong_is_said_at_once_and_once() -> None:
     """File, environment and what only the plugins know; the file's lines name the file."""
     file = "[scheduler]\nmax_workers = 0\n[collectors.x]\nevery = 5"

@@ -331,6 +331,13 @@ def test_a_secret_that_is_a_list_is_one_and_so_are_its_texts(schedule: Schedule)
     assert scheduler.secrets.hide(f"{SECRET}-b swordfish") == "*** ***"
 
 
+def test_a_number_in_a_secret_is_one(schedule: Schedule) -> None:
+    """In a JSON list, and where something is logged as a number."""
+    scheduler = schedule('[collectors.free]\nkeys = "env:KEYS"', KEYS=f'["{SECRET}", {{"pin": 12345678}}]')
+    assert scheduler.secrets.hide("pin 12345678") == "pin ***"
+    assert scheduler.secrets.hide_in({"pin": 12345678, "n": 123, "ok": True}) == {"pin": "***", "n": 123, "ok": True}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -343,6 +350,8 @@ def test_a_secret_that_is_a_list_is_one_and_so_are_its_texts(schedule: Schedule)
         ('key = "file:bytes"', "[collectors.keyed] key: file:bytes: not UTF-8 text"),
         ('keys = ["a", "env:NONE"]', "[collectors.keyed] keys[1]: env:NONE: no variable has this name"),
         ('tables.a = ["env:NONE"]', "[collectors.keyed] tables.a[0]: env:NONE: no variable has this name"),
+        ('number = "env:NONE"', "[collectors.keyed] number: env:NONE: no variable has this name"),
+        ('every = "env:NONE"', "[collectors.keyed] every: env:NONE: no variable has this name"),
     ],
 )
 def test_a_secret_that_cannot_be_read_is_one_line(schedule: Schedule, text: str, said: str) -> None:
