@@ -5401,7 +5401,7 @@ class CollectionScheduler:
                 found.errors.append(error)
         used = {str(table.get("use", job_id)) for job_id, table in tables.items()}
         for name, known in sorted(self.registry.collectors.items()):
-            if name not in used and name not in taken:
+            if name not in used and name not in taken and name not in tables:  # a table may give its id to another
                 missing = missing_options(getattr(known.collector, "Options", None), {})
                 if missing:
                     found.not_scheduled[name] = f"needs {', '.join(f'`{option}`' for option in missing)}"
