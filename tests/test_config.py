@@ -380,6 +380,12 @@ def load_into_a_scheduler(tmp_path: Path, text: str) -> CollectionScheduler:
     return scheduler
 
 
+def test_a_table_may_give_a_collectors_name_to_a_job_of_another(tmp_path: Path) -> None:
+    """The table says what the job of that id is; the collector of that name gets no job by itself then."""
+    scheduler = load_into_a_scheduler(tmp_path, "[collectors.free]\nuse = 'weather'\ncities = ['Oslo']")
+    assert [(job.job_id, job.collector) for job in scheduler.get_status().jobs] == [("free", "weather")]
+
+
 def test_a_configuration_schedules_collectors_of_a_plugin_file(tmp_path: Path) -> None:
     """A table makes a job, `use` a second one of a collector, and ours and the options part ways."""
     text = """
