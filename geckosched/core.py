@@ -2281,6 +2281,7 @@ class Store:
         self.hurry = threading.Event()  # set: don't wait for locks
         self.path = Path(os.path.realpath(Path(path).expanduser()))  # one file, one lock beside it
         self._opened: tuple[int, int] | None = None  # device and inode of what open_writer opened
+        self._beside: dict[Path, int] = {}  # inodes of SQLite's files beside it
 
     def open_writer(self) -> sqlite3.Connection:
         """Open for the leader: WAL, migrations applied in one transaction. Raises StoreError in words, also when a lock
@@ -2290,6 +2291,8 @@ class Store:
             self._migrate(connection)
             found = self.path.stat()
             self._opened = found.st_dev, found.st_ino
+            beside = (self.path.with_name(self.path.name + end) for end in ("-wal", "-shm"))
+            self._beside = {path: path.stat().st_ino for path in beside if path.exists()}
         return connection
 
     def _expect_local(self) -> None:
@@ -2316,6 +2319,9 @@ class Store:
                              "geckosched to go on with this one)")
         if not found.st_size:
             raise StoreError(f"{self.path}: the file was emptied (stop geckosched and put a backup in its place)")
+        for path, inode in self._beside.items():  # other processes would begin new ones, and not see ours
+            if not path.exists() or path.stat().st_ino != inode:
+                raise StoreError(f"{path}: deleted or replaced, it belongs to the store (restart geckosched)")
 
     def obstacle(self) -> str | None:
         """Return in one line why the file can't be written now: locked, full, read-only, gone, damaged, of a newer
@@ -2429,7 +2435,9 @@ class Store:
 
     def open_reader(self) -> sqlite3.Connection:
         """Open read-only: sees all that is committed, writes nothing. Raises StoreError if there is no file."""
-        with self._connect(f"{self.path.as_uri()}?mode=ro", timeout=5.0) as connection:
+        # To read SQLite begins a WAL, which this user may not; as long as there is none nobody writes.
+        alone = not is_writable(self.path.parent) and not self.path.with_name(f"{self.path.name}-wal").exists()
+        with self._connect(f"{self.path.as_uri()}?mode=ro{'&immutable=1' * alone}", timeout=5.0) as connection:
             connection.execute("PRAGMA query_only=ON")
         return connection
 
@@ -5393,7 +5401,7 @@ class CollectionScheduler:
                 found.errors.append(error)
         used = {str(table.get("use", job_id)) for job_id, table in tables.items()}
         for name, known in sorted(self.registry.collectors.items()):
-            if name not in used and name not in taken:
+            if name not in used and name not in taken and name not in tables:  # a table may give its id to another
                 missing = missing_options(getattr(known.collector, "Options", None), {})
                 if missing:
                     found.not_scheduled[name] = f"needs {', '.join(f'`{option}`' for option in missing)}"

@@ -123,13 +123,25 @@ def test_every_field_of_the_scheduler_can_be_configured() -> None:
 
 
 def test_the_database_is_found_in_a_file_that_is_otherwise_wrong() -> None:
-    """`status` shows the store while the operator mends the file; what is no TOML names none."""
+    """`status` shows the store while the operator mends the file, also where that is no TOML."""
     Path("geckosched.toml").write_text('[scheduler]\ndatabase = "app.db"\nmax_workers = 0', encoding="utf-8")
     assert find_database(environ={}) == Path("app.db")
     for text in ("", "[scheduler]\ndatabase = 3", "scheduler = 3", "[scheduler"):
         Path("geckosched.toml").write_text(text, encoding="utf-8")
         assert find_database(environ={}) is None
     assert find_database(Path("no.toml"), environ={}) is None
+
+
+@pytest.mark.parametrize("text", [
+    '[scheduler]\ndatabase = "app.db"\n[collectors.a]\nevery = 5m\n',
+    '[plugins]\nload = [\n[scheduler]\nmax_workers = 4\ndatabase = "app.db"  # ours',
+    '[scheduler]\ntimezone = Europe/Berlin\ndatabase = "app.db"\n[collectors.a]',
+])  # fmt: skip
+def test_the_database_is_found_in_a_file_that_is_no_toml(text: str) -> None:
+    """A slip somewhere in the file doesn't send `status` and `reload` to another store."""
+    Path("geckosched.toml").write_text(text, encoding="utf-8")
+    assert refusal(text).startswith("geckosched.toml: line ")
+    assert find_database(environ={}) == Path("app.db")
 
 
 # -- What it refuses ---------------------------------------------------------------------------------------------------
@@ -366,6 +378,12 @@ def load_into_a_scheduler(tmp_path: Path, text: str) -> CollectionScheduler:
     scheduler = CollectionScheduler(configuration.scheduler)
     configuration.load_plugins(scheduler)
     return scheduler
+
+
+def test_a_table_may_give_a_collectors_name_to_a_job_of_another(tmp_path: Path) -> None:
+    """The table says what the job of that id is; the collector of that name gets no job by itself then."""
+    scheduler = load_into_a_scheduler(tmp_path, "[collectors.free]\nuse = 'weather'\ncities = ['Oslo']")
+    assert [(job.job_id, job.collector) for job in scheduler.get_status().jobs] == [("free", "weather")]
 
 
 def test_a_configuration_schedules_collectors_of_a_plugin_file(tmp_path: Path) -> None:

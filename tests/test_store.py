@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geckosched import Batch, Budget, Clock, Outcome, RunContext, SchedulerState, StoreError
+from geckosched import Batch, Budget, Clock, Outcome, RunContext, SchedulerState, StoreError, collector
 from geckosched.core import LeaderLock, Message, Requests, Store, Writer, row_groups
 from geckosched.testing import FakeClock
 from tests.conftest import NewScheduler, without_the_right_to_write
@@ -676,17 +676,24 @@ def test_a_folder_that_is_read_only(new_scheduler: NewScheduler, read_only_folde
 
 
 def test_a_store_in_a_folder_that_is_read_only(new_scheduler: NewScheduler) -> None:
-    """SQLite says "readonly database" of the file, or "unable to open"; that it is the folder has to be said by us."""
+    """It can be read, by a user who may do no more than that; a start is refused. SQLite says "readonly database" of
+    the file, or "unable to open"; that it is the folder has to be said by us."""
+
+    @collector("counts")
+    def counts(run: RunContext) -> Batch:
+        return Batch("counted", [{"n": 1}])
+
     with tempfile.TemporaryDirectory() as name:
         scheduler = new_scheduler(database=Path(name) / "store.db")
-        scheduler.start()
-        scheduler.stop()
+        scheduler.register_collector(counts)
+        scheduler.execute_collector_now("counts")
         for path in Path(name).iterdir():
             path.chmod(0o666)
         with without_the_right_to_write(Path(name)):
-            said = refused(scheduler.get_status), refused(scheduler.start)
-    for line in said:
-        assert line.endswith("(its folder is read-only, and SQLite needs files beside it)")
+            assert [job.runs for job in scheduler.get_status().jobs] == [1]
+            assert [run.outcome for run in scheduler.get_runs("counts")] == [Outcome.SUCCEEDED]
+            assert refused(scheduler.start).endswith("(its folder is read-only, and SQLite needs files beside it)")
+        assert {path.name for path in Path(name).iterdir()} <= {"store.db", "store.db.lock", "store.db.standby"}
 
 
 def test_json_of_a_status_of_a_fresh_store(bench: Workbench) -> None:

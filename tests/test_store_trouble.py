@@ -441,6 +441,27 @@ def test_a_file_that_is_replaced(
     assert rows_of(store_path, "PRAGMA integrity_check") == [("ok",)]
 
 
+@pytest.mark.parametrize("name", ["store.db-wal", "store.db-shm"])
+def test_a_file_of_sqlite_that_is_deleted_beside_the_store(
+    counting: CollectionScheduler, new_scheduler: NewScheduler, clock: FakeClock, store_path: Path, name: str
+) -> None:
+    """S2: it is said, and nothing more is written where other processes don't see it; nothing that was committed is
+    lost, and a restart goes on."""
+    store_path.with_name(name).unlink()
+    said = meet_trouble(counting)
+    assert said == f"{store_path.with_name(name)}: deleted or replaced, it belongs to the store (restart geckosched)"
+    clock.advance(MINUTE)
+    settle(counting)
+    assert not lead_of(counting).ticker._running
+    counting.stop(0.1)
+    assert rows_of(store_path, "SELECT n FROM counted") == [(1,), (2,)]
+    again = new_scheduler(clock=clock)
+    again.register_collector(counts)
+    again.start()
+    assert runs_of(again, "counts", 3)[-1].outcome is Outcome.SUCCEEDED
+    assert rows_of(store_path, "PRAGMA integrity_check") == [("ok",)]
+
+
 def test_a_file_that_is_emptied(counting: CollectionScheduler, clock: FakeClock, store_path: Path) -> None:
     """S2: `> store.db` by mistake: nothing is begun in the empty file, and the line says what to do."""
     os.truncate(store_path, 0)
