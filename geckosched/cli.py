@@ -979,7 +979,7 @@ def main() -> NoReturn:
         code = DONE
     except OSError as error:  # stdout is full or gone
         with suppress(OSError):
-            complain(str(error))
+            complain(str(error) if error.filename else f"stdout: {error.strerror or error}")
     except BaseException:
         say(traceback.format_exc().rstrip(), logging.ERROR)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -226,6 +226,7 @@ class WholeTerminal:
             undo.callback(self._leave)
             undo.enter_context(_handling(signal.SIGTSTP, self._on_stop))
             undo.enter_context(_handling(signal.SIGHUP, _interrupt))
+            undo.enter_context(_handling(signal.SIGQUIT, self._on_quit))
             self._enter()
             yield
 
@@ -253,6 +254,12 @@ class WholeTerminal:
         self._leave()
         _stop_until_continued(self._on_stop)
         self._enter()
+
+    def _on_quit(self, *_: object) -> None:
+        """Be ended as Ctrl-\\ does it, but for the terminal."""
+        self._leave()
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGQUIT)
 
 
 class Keyboard:

@@ -53,7 +53,6 @@ from geckosched.core import (
 )
 from geckosched.forecast import OFF_BY_DEFAULT, Forecast, JobForecast
 from geckosched.rendering import clean, count, in_words, span
-from geckosched.screens import UNWRITTEN
 from geckosched.views import JobStatus, SchedulerInfo
 
 _STALE = timedelta(seconds=10)  # of a heartbeat, which is written every 2 s
@@ -120,7 +119,8 @@ class Facts:
 
     @property
     def leader(self) -> str:
-        return f"process {self.scheduler.pid} on {self.scheduler.host}"
+        info = self.scheduler
+        return "another process" if info.pid is None else f"process {info.pid} on {info.host}"
 
     @property
     def silent_for(self) -> timedelta | None:
@@ -183,8 +183,9 @@ def _is_no_job(facts: Facts) -> str | None:
     if facts.job is not None:
         if facts.stored or not facts.led:
             return None
-        if facts.scheduler.pid is None:
-            return f"may run or not: {UNWRITTEN}"
+        if facts.scheduler.pid is None:  # it has just begun, or its file was deleted or replaced
+            why = f": {facts.obstacle}" if facts.obstacle else ""
+            return f"does not run: the process that leads has written nothing into this store yet{why}"
         return f"does not run: {facts.leader} leads and does not have it, geckosched reload takes it in"
     if facts.retired_at is not None:
         why = f": {facts.absence}" if facts.absence else ""
@@ -491,7 +492,8 @@ def read_facts(
             off_by_default=not job.enabled and says is None and job.plugin is not None,
             off_at=configuration.where(job_id, "enabled") if says is False else None,
         )
-    if facts.silent_for is not None or facts.trigger is not None or facts.is_late:
+    is_unknown = facts.led and facts.scheduler.pid is None
+    if is_unknown or facts.silent_for is not None or facts.trigger is not None or facts.is_late:
         facts = dataclasses.replace(facts, obstacle=store.obstacle())
     return facts
 

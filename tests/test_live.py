@@ -182,10 +182,12 @@ def test_watch_is_calm_with_200_jobs() -> None:
 
 @pytest.mark.usefixtures("many_jobs")
 @pytest.mark.parametrize(
-    ("how", "code"), [("q", 0), ("\x03", 130), (signal.SIGTERM, 0), (signal.SIGHUP, 130)], ids=repr
+    ("how", "code"),
+    [("q", 0), ("\x03", 130), ("\x1c", -signal.SIGQUIT), (signal.SIGTERM, 0), (signal.SIGHUP, 130)],
+    ids=repr,
 )
 def test_watch_leaves_the_terminal_as_it_was(how: str | signal.Signals, code: int) -> None:
-    """By q, Ctrl-C or a signal: the screen of before, a cursor, and a keyboard that echoes."""
+    """By q, Ctrl-C, Ctrl-\\ or a signal: the screen of before, a cursor, and a keyboard that echoes."""
     with opened() as terminal, started(terminal, "status", "--watch") as process:
         terminal.wait_for("q quits")
         assert termios.tcgetattr(terminal.number) != terminal.settings

@@ -116,6 +116,10 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
      "tick was retired 3d ago (2026-11-22 12:00 UTC), since nothing made it a job any more"),
     ({"stored": False, "loaded": True, "plan": plan()},
      "tick does not run: process 12 on box leads and does not have it, geckosched reload takes it in"),
+    ({"stored": False, "loaded": True, "plan": plan(), "scheduler": led(pid=None, host=None, heartbeat_at=None)},
+     "tick does not run: the process that leads has written nothing into this store yet"),
+    ({"job": job(next_run_at=None), "scheduler": led(pid=None, host=None, heartbeat_at=None)},
+     "tick does not run: another process, which leads, was started with --only, and that leaves it out"),
     # 2 it runs now
     ({"open_run": going()}, "tick has been running for 3m10s (run 17), at its slot of 11:56:50 UTC"),
     ({"open_run": going(reason=Reason.TRIGGERED, scheduled_for=None), "missed": 1, "trigger": ago(5)},
@@ -449,6 +453,19 @@ def test_a_leader_that_hangs(tmp_path: Path) -> None:
         finally:
             lock.release()
     assert why(path).startswith("bench does not run: nobody leads, process 12 on box was killed or crashed, its last ")
+
+
+@pytest.mark.usefixtures("fake_plugin")
+def test_a_leader_whose_file_is_gone() -> None:
+    """The lead is held, but by somebody whom this store doesn't know: nothing is said of a process None."""
+    lock = LeaderLock(Path("geckosched.db").resolve())
+    assert lock.acquire()
+    try:
+        result = invoke("why", "tick")
+    finally:
+        lock.release()
+    begins = "tick does not run: the process that leads has written nothing into this store yet: "
+    assert (result.exit_code, result.stdout.startswith(begins)) == (0, True), result.stdout
 
 
 # -- The command -------------------------------------------------------------------------------------------------------
