@@ -29,8 +29,8 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, time, timedelta
 from pathlib import Path
@@ -540,19 +540,14 @@ def _read(named: Path | None, environ: Mapping[str, str], errors: _Errors) -> Co
     )
 
 
-def _read_sources(named: Path | None, environ: Mapping[str, str]) -> Sources:
-    path = find_configuration(named, environ)
-    document = {} if path is None else _parse(path)
-    return Sources(path, document, tuple(settings_of(variables(environ), _TABLES)), dict(environ))
-
-
 def find_database(named: Path | None = None, environ: Mapping[str, str] = os.environ) -> Path | None:
     """Return the database that a configuration names although something in it is wrong, else None.
 
-    For `geckosched status`, which has something to show while an operator is still mending the file.
+    For `geckosched status`, which has something to show while an operator is still mending the file, and for `reload`,
+    whose leader is to say what is wrong. A file that is no TOML is searched for its `[scheduler]`.
     """
     try:
-        sources = _read_sources(named, environ)
+        sources = _read_sources(named, environ, _parse_what_can_be)
         database = sources.merged(_Errors())["scheduler"]["database"]
         return Path(_read_scheduler({"database": database}, sources.folder).database)
     except (ConfigError, LookupError, TypeError):
@@ -579,6 +574,30 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: a whole number in it has too many digits") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: its lists or tables are nested too deeply") from error
+
+
+def _parse_what_can_be(path: Path) -> Table:
+    """Parse a file or, if it is no TOML, its `[scheduler]` or just where that says `database`. Raises ConfigError."""
+    try:
+        return _parse(path)
+    except ConfigError:
+        text = ""
+        with suppress(OSError):
+            text = path.read_text(encoding="utf-8", errors="replace")
+        table = re.search(r"^\s*\[scheduler\].*?(?=^\s*\[|\Z)", text, re.DOTALL | re.MULTILINE)
+        lines = re.findall(r"^\s*database\s*=.*$", table[0], re.MULTILINE) if table else []
+        for part in (table[0], "\n".join(["[scheduler]", *lines])) if table else ():
+            with suppress(tomllib.TOMLDecodeError, ValueError, RecursionError):
+                return tomllib.loads(part)
+        raise
+
+
+def _read_sources(
+    named: Path | None, environ: Mapping[str, str], parse: Callable[[Path], Table] = _parse
+) -> Sources:
+    path = find_configuration(named, environ)
+    document = {} if path is None else parse(path)
+    return Sources(path, document, tuple(settings_of(variables(environ), _TABLES)), dict(environ))
 
 
 def _read_scheduler(table: Table, folder: Path, **elsewhere: Any) -> SchedulerConfig:
@@ -612,7 +631,9 @@ def _read_collectors(tables: Table, errors: _Errors) -> dict[str, Table]:
     for job_id, table in tables.items():
         where = f"[collectors.{job_id}]"
         with errors.kept():
-            collectors[job_id] = {key: _expect_table(where, table)[key] for key in table if key not in OUR_OPTIONS}
+            kept = {key: _expect_table(where, table)[key] for key in table if key not in OUR_OPTIONS}
+            use = {"use": table["use"]} if isinstance(table.get("use"), str) else {}
+            collectors[job_id] = {**kept, **use}  # if something of ours is wrong, its options are judged all the same
             collectors[job_id] = {**table, **_check_collector(table, where)}
     return collectors
 

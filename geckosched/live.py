@@ -21,6 +21,7 @@ import contextvars
 import io
 import logging
 import os
+import re
 import select
 import signal
 import sys
@@ -121,6 +122,19 @@ def _alike(one: Line, other: Line) -> int:
     """Return how many cells at the beginning are the same."""
     pairs = zip(one, other, strict=False)
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def tame(text: str) -> str:
+    """Return what a plugin prints without what would move the cursor or erase: only its colours stay."""
+    return _UNTAMED.sub("", text) + ("\x1b[0m" if "\x1b[" in text else "")
+
+
+_UNTAMED = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-ln-~]"  # CSI sequences, but for colours (m)
+    r"|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)"  # titles, links, device strings
+    r"|\x1b(?!\[[0-?]*m)[0-OQ-WYZ\\`-~]?"  # any other, or a broken one
+    r"|[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f-\x9f]"
+)
 
 
 class Page:
@@ -312,7 +326,8 @@ class LiveView:
     def _hearing(self) -> Iterator[None]:
         """Take what the voice says and what is printed, instead of the terminal."""
         before, voice_stream = (sys.stdout, sys.stderr), self._voice.stream
-        instead = [LineStream(each, lambda line: self._tell(f"{line}\n")) if each.isatty() else each for each in before]
+        instead = [LineStream(each, lambda line: self._tell(f"{tame(line)}\n")) if each.isatty() else each
+                   for each in before]  # fmt: skip
         self._voice.setStream(cast(TextIO, Teller(self._tell, voice_stream)))
         sys.stdout, sys.stderr = cast(list[TextIO], instead)
         try:

@@ -51,6 +51,7 @@ __all__ = [
 log = logging.getLogger("geckosched")
 
 _JOB = "geckosched.job."  # what a job's logger is called, before its id
+_BITS = 10_000  # of an integer; one of more than 4,300 digits Python refuses to write
 _DEPTH = 20  # of lists in lists that a plugin hangs on a record
 _USUAL = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime"}  # of every record
 
@@ -145,7 +146,7 @@ def _exception_of(formatter: logging.Formatter, record: logging.LogRecord) -> st
 
 def _plain(value: Any, depth: int = 0) -> Any:
     """Return a value as JSON can have it: no NaN, no lone surrogates, and of what JSON doesn't know its text."""
-    if value is None or isinstance(value, bool | int):
+    if value is None or (isinstance(value, int) and value.bit_length() <= _BITS):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
@@ -242,7 +243,7 @@ class LineStream(io.TextIOBase):
         me = threading.get_ident()
         *lines, rest = (self._unfinished.pop(me, "") + text).split("\n")
         if rest:
-            self._unfinished[me] = rest
+            self._unfinished[me] = rest[rest.rfind("\r", 0, -1) + 1:]  # a bar of progress may go on for days
         for line in lines:
             if line.strip():
                 self._tell(line.rstrip().rpartition("\r")[2])  # of what was written over itself, the last

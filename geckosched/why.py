@@ -547,7 +547,8 @@ def _count_missed(row: Mapping[str, Any], open_run: Run | None, last_run: Run | 
     slot = from_text(told)
     if grid.before(slot) != slot:  # its interval is another one now
         return 0
-    return grid.count(slot, from_datetime(last_run.finished_at))
+    began = from_datetime(last_run.started_at)  # those before came while its breaker was open, say
+    return grid.count(max(slot, began), from_datetime(last_run.finished_at))
 
 
 def with_plugins(

@@ -253,6 +253,9 @@ pagse = 1
 [collectors.nightly]
 priorty = 3
 [collectors.treding]
+[collectors.hot]
+use = "trending"
+every = 30
 [web]
 """
 
@@ -264,7 +267,7 @@ def test_every_error_of_a_configuration_is_a_line() -> None:
     configure(WRONG)
     shown, found = invoke("check"), check_json(code=2)
     lines = [line.removeprefix("geckosched: geckosched.toml: ") for line in shown.stderr.splitlines()]
-    assert (shown.exit_code, len(lines)) == (2, 10)
+    assert (shown.exit_code, len(lines)) == (2, 11)
     for said in (
         '[web]: unknown table, allowed: [scheduler], [plugins], [budgets], [collectors]',
         '[budgets.api] rate: found \'often\', allowed are calls per unit such as "10/m"',
@@ -274,6 +277,7 @@ def test_every_error_of_a_configuration_is_a_line() -> None:
         '[collectors.pages] pages: found "three", allowed is a whole number',
         "[collectors.needy] key: missing; the collector needs it",
         '[collectors.nightly] priorty: unknown key, did you mean "priority"?',
+        '[collectors.hot] every: found 30, a duration needs a unit, such as "30s"',
     ):
         assert said in lines
     assert any(line.startswith("[collectors.often] every: found 'soon', allowed are durations") for line in lines)
@@ -290,7 +294,7 @@ def test_run_says_every_error_too() -> None:
     file = geckosched("run")
     assert file.code == 2
     assert [line.split(" ", 3)[2] for line in file.err.splitlines()] == [  # those that need no plugin
-        "[web]:", "[budgets.api]", "[scheduler]", "[scheduler]", "[collectors.often]",
+        "[web]:", "[budgets.api]", "[scheduler]", "[scheduler]", "[collectors.often]", "[collectors.hot]",
     ]  # fmt: skip
     configure("[collectors.pages]\npages = 'x'\n[collectors.nightly]\npriorty = 3\n")
     options = geckosched("run")

@@ -123,13 +123,25 @@ def test_every_field_of_the_scheduler_can_be_configured() -> None:
 
 
 def test_the_database_is_found_in_a_file_that_is_otherwise_wrong() -> None:
-    """`status` shows the store while the operator mends the file; what is no TOML names none."""
+    """`status` shows the store while the operator mends the file, also where that is no TOML."""
     Path("geckosched.toml").write_text('[scheduler]\ndatabase = "app.db"\nmax_workers = 0', encoding="utf-8")
     assert find_database(environ={}) == Path("app.db")
     for text in ("", "[scheduler]\ndatabase = 3", "scheduler = 3", "[scheduler"):
         Path("geckosched.toml").write_text(text, encoding="utf-8")
         assert find_database(environ={}) is None
     assert find_database(Path("no.toml"), environ={}) is None
+
+
+@pytest.mark.parametrize("text", [
+    '[scheduler]\ndatabase = "app.db"\n[collectors.a]\nevery = 5m\n',
+    '[plugins]\nload = [\n[scheduler]\nmax_workers = 4\ndatabase = "app.db"  # ours',
+    '[scheduler]\ntimezone = Europe/Berlin\ndatabase = "app.db"\n[collectors.a]',
+])  # fmt: skip
+def test_the_database_is_found_in_a_file_that_is_no_toml(text: str) -> None:
+    """A slip somewhere in the file doesn't send `status` and `reload` to another store."""
+    Path("geckosched.toml").write_text(text, encoding="utf-8")
+    assert refusal(text).startswith("geckosched.toml: line ")
+    assert find_database(environ={}) == Path("app.db")
 
 
 # -- What it refuses ---------------------------------------------------------------------------------------------------

@@ -386,6 +386,22 @@ def table_on(voice: Voice, stream: TextIO) -> AbstractContextManager[None]:
     return LiveView(lambda *_: [Text("the table")], voice, stream).showing()
 
 
+def test_what_a_plugin_prints_cannot_tear_the_table() -> None:
+    """It may be coloured; it clears nothing and moves no cursor."""
+    with opened(100, 30) as terminal, voice_on(terminal) as (voice, stream):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdout", stream)
+            with LiveView(lambda *_: [Text("the table")], voice, stream).showing():
+                terminal.wait_for("the table")
+                logging.getLogger("geckosched").warning("said before")
+                sys.stdout.write("\x1b[2J\x1b[Hcleared \x1b[31mred\x1b[5A up\x1b]0;title\x07\x1b7\x1bc\x08 end\n")
+                terminal.wait_for("end")
+                wait_until(lambda: [line for line in terminal.lines if line][-1] == "the table")
+                shown = [line for line in terminal.lines if line]
+        assert [line.partition(": ")[2] or line for line in shown] == ["said before", "cleared red up end", "the table"]
+        assert b"\x1b[31m" in terminal.raw
+
+
 def test_an_error_in_the_view_is_said_once_and_ends_only_the_view() -> None:
     """The log goes on as if there had never been a table."""
     looks: list[float] = []

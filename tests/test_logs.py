@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from io import StringIO
@@ -219,6 +220,29 @@ def test_an_endless_value_ends() -> None:
     endless: list[Any] = []
     endless.append(endless)
     assert json.loads(JsonLines(Secrets()).format(record(more=endless)))["more"][0][0][0]
+
+
+def test_a_number_that_python_refuses_to_write_loses_no_record() -> None:
+    """Python turns no integer of more than 4,300 digits into text."""
+    record = logging.makeLogRecord({"name": "other", "msg": "counted", "big": 10**5000, "much": 10**30})
+    said = json.loads(JsonLines(Secrets()).format(record))
+    assert (said["message"], said["much"], type(said["big"])) == ("counted", 10**30, str)
+
+
+def test_of_a_line_that_is_written_over_itself_only_the_last_is_kept_and_handed_on() -> None:
+    """A bar of progress goes on for days without a line break."""
+    told: list[str] = []
+    lines = LineStream(StringIO(), told.append)
+    tracemalloc.start()
+    try:
+        for number in range(100_000):
+            lines.write(f"\r{number} rows")
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    lines.write("\r")
+    lines.write("\nnext\n")
+    assert (told, kept < 100_000) == (["99999 rows", "next"], True)
 
 
 def test_each_thread_has_its_own_line() -> None:

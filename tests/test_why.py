@@ -357,6 +357,30 @@ def test_slots_that_came_while_a_run_went_on(new_scheduler: NewScheduler, store_
     assert said().endswith("at its slot (every 10m); 2 slots of it came while its last run went on and count as missed")
 
 
+def test_slots_that_an_open_breaker_passed_over_came_in_no_run(new_scheduler: NewScheduler, store_path: Path) -> None:
+    """The service is well again and somebody has triggered the job: its run was short."""
+    clock, mended = FakeClock(), threading.Event()
+    scheduler = new_scheduler(clock=clock, max_consecutive_errors=1, error_recovery_delay="1h")
+
+    @collector("bench", every="1m")
+    def bench(_: RunContext) -> None:
+        if not mended.is_set():
+            raise ConnectionError("refused")
+
+    scheduler.register_collector(bench)
+    scheduler.start()
+    wait_until(lambda: scheduler.get_collector_status("bench").last_outcome)
+    clock.advance(10 * 60)
+    mended.set()
+    scheduler.execute_collector_now("bench")
+
+    def said() -> str:
+        return explain(read_facts(scheduler, "bench", to_datetime(clock.now()), None))
+
+    wait_until(lambda: "runs next" in said())  # once the heartbeat has got there
+    assert said().endswith(", at its slot (every 1m)")
+
+
 def test_a_job_that_only_leaves_out(new_scheduler: NewScheduler, store_path: Path) -> None:
     scheduler = new_scheduler()
     for name in ("bench", "other"):
