@@ -589,7 +589,9 @@ def reload(config: Config = None, database: Database = None) -> None:
 def _nothing_to_reload(scheduler: CollectionScheduler, config: Path | None, database: Path | None) -> int:
     """Judge the configuration as `check` does; return the exit code."""
     place = scheduler.get_status().scheduler.database
-    complain(f"nobody leads {place}, so there is nothing to reload (another database needs a restart)")
+    unread = not (database or find_database(config)) and read_configuration(config)[0] is None
+    which = " (the default, since the configuration can't be read; --database names another)" if unread else ""
+    complain(f"nobody leads {place}{which}, so there is nothing to reload (another database needs a restart)")
     _divert_stdout()
     found, code = _forecast(config, database)
     for line in (*found.errors, *(f"warning: {each}" for each in found.warnings)):

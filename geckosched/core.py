@@ -2435,8 +2435,10 @@ class Store:
 
     def open_reader(self) -> sqlite3.Connection:
         """Open read-only: sees all that is committed, writes nothing. Raises StoreError if there is no file."""
-        # To read SQLite begins a WAL, which this user may not; as long as there is none nobody writes.
-        alone = not is_writable(self.path.parent) and not self.path.with_name(f"{self.path.name}-wal").exists()
+        # To read SQLite begins a WAL, which this user may not, or the leader couldn't write then; without one nobody
+        # writes.
+        wal = self.path.with_name(f"{self.path.name}-wal")
+        alone = not (is_writable(self.path) and is_writable(self.path.parent)) and not wal.exists()
         with self._connect(f"{self.path.as_uri()}?mode=ro{'&immutable=1' * alone}", timeout=5.0) as connection:
             connection.execute("PRAGMA query_only=ON")
         return connection

@@ -3,11 +3,12 @@
 `Voice` is the one handler of the command line's process, on the root logger, so that core, plugins and the libraries
 they use speak alike. A record becomes one line: `TextLines` writes time, level if it is more than news, job and what
 happened; `JsonLines` writes all that the record says of a run as well. Secrets are hidden in each value before it is
-JSON, since `***` put into the finished line could break an escape.
+JSON, since `***` put into the finished line could break an escape. Warnings and the tracebacks of threads become one
+record each, since Python would show the secrets in them.
 
 In JSON mode nothing but JSON gets to stderr: what Python or a plugin prints there becomes records of the logger
-`stderr`, warnings and the tracebacks of threads become one record each, and what the command itself has to say, at its
-start and at its end, does too. Programs that a collector starts write past all this, and so does a crash of Python.
+`stderr`, and what the command itself has to say, at its start and at its end, does too. Programs that a collector
+starts write past all this, and so does a crash of Python.
 
 python-json-logger was tried instead: of its 420 lines these would use the loop over a record's attributes, and replace
 what matters here: arguments that don't fit, values that are no JSON (it writes NaN), secrets, and whose field wins.
@@ -202,29 +203,30 @@ class Voice(logging.StreamHandler[TextIO]):
 
     @contextmanager
     def speaking(self) -> Iterator[None]:
-        """Be the handler of all loggers and, in JSON mode, of whatever else is written to stderr."""
-        root, level = logging.getLogger(), log.level
+        """Be the handler of all loggers, of warnings and what threads die of, which Python would show with the secrets
+        in them, and, in JSON mode, of whatever else is written to stderr."""
+        root, level, on_thread = logging.getLogger(), log.level, threading.excepthook
         root.addHandler(self)
         log.setLevel(logging.WARNING)
+        logging.captureWarnings(True)
+        threading.excepthook = _log_end_of_thread
         try:
             with self._alone_on_stderr() if self.as_json else nullcontext():
                 yield
         finally:
+            threading.excepthook = on_thread
+            logging.captureWarnings(False)
             root.removeHandler(self)
             log.setLevel(level)
 
     @contextmanager
     def _alone_on_stderr(self) -> Iterator[None]:
-        before, on_thread = sys.stderr, threading.excepthook
+        before = sys.stderr
         lines = LineStream(before, lambda line: self.say(line, logging.WARNING, "stderr"))
         sys.stderr = lines
-        logging.captureWarnings(True)
-        threading.excepthook = _log_end_of_thread
         try:
             yield
         finally:
-            threading.excepthook = on_thread
-            logging.captureWarnings(False)
             lines.close()
             sys.stderr = before
 

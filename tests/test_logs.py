@@ -51,6 +51,7 @@ def noisy(run):
     other.warning("the other says %s", key, extra={"keys": [key, {"of": object()}]})
     print("printed", key, file=sys.stderr)
     print("to stdout")
+    warnings.warn("beware of " + key)
     thread = threading.Thread(target=lambda: 1 / 0, name="its thread")
     thread.start()
     thread.join()
@@ -274,12 +275,21 @@ def test_text_is_time_level_job_and_what_happened(noisy: Noisy) -> None:
     """Every record is a line of that form, other libraries' too; secrets are hidden in what others log."""
     lines = [line for line in noisy.text.err.splitlines() if re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line)]
     said = [line[20:] for line in lines]
-    assert said[0] == f"1 job, store {noisy.folder / 'text.db'}, times in UTC"
+    news = [each for each in said if not each.startswith("warning: py.warnings: ")]
+    assert news[0] == f"1 job, store {noisy.folder / 'text.db'}, times in UTC"
     assert any(re.fullmatch("noisy: two lines of w.+rds", each) for each in said)
     assert any(each.startswith("warning: noisy: %d (which its arguments don't fit: TypeError") for each in said)
     assert "warning: other: the other says ***" in said
     assert [each for each in said if each.startswith("warning: noisy: failed, 1 row, ")] != []
     assert said[-1] == "stopped"
+
+
+def test_warnings_and_what_threads_die_of_are_records_too(noisy: Noisy) -> None:
+    """Python would show them with the secrets in them; what a plugin prints itself is its own."""
+    said = [line[20:] for line in noisy.text.err.splitlines()]
+    assert "error: its thread died" in said
+    assert any(each.startswith("warning: py.warnings: ") and "UserWarning: beware of ***" in each for each in said)
+    assert [line for line in noisy.text.err.splitlines() if "hunter2" in line] == [f"printed {SECRET}"]
 
 
 def test_what_is_long_is_shortened_and_says_where_it_is_whole(new_scheduler: NewScheduler, capsys: Any) -> None:

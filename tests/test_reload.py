@@ -412,6 +412,17 @@ def test_with_nobody_leading_the_configuration_is_judged() -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_a_file_that_cannot_be_read_names_no_store_and_that_is_said() -> None:
+    """There may well be a leader, of the store that the file is meant to name."""
+    configure('[scheduler]\ndatabase = "mine.db"\ndatabase = "mine.db"\n')
+    found = invoke("reload")
+    assert found.exit_code == 2
+    nobody, line = found.stderr.splitlines()
+    assert "geckosched.db (the default, since the configuration can't be read; --database names another), so" in nobody
+    assert line.startswith("geckosched: geckosched.toml: line 3: not valid TOML")
+
+
+@pytest.mark.usefixtures("here")
 def test_an_invalid_file_names_its_store_all_the_same_and_database_of_the_caller_stays() -> None:
     """The leader is found though the file is wrong; `--database` of `run` is no setting that a reload takes away. The
     service manager hears of each reload, whatever comes of it."""

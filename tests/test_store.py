@@ -693,6 +693,9 @@ def test_a_store_in_a_folder_that_is_read_only(new_scheduler: NewScheduler) -> N
             assert [job.runs for job in scheduler.get_status().jobs] == [1]
             assert [run.outcome for run in scheduler.get_runs("counts")] == [Outcome.SUCCEEDED]
             assert refused(scheduler.start).endswith("(its folder is read-only, and SQLite needs files beside it)")
+        Path(name).chmod(0o777)
+        with without_the_right_to_write(Path(name) / "store.db"):
+            assert len(scheduler.get_runs("counts")) == 1  # and leaves no file that the leader may not write
         assert {path.name for path in Path(name).iterdir()} <= {"store.db", "store.db.lock", "store.db.standby"}
 
 
