@@ -3703,6 +3703,7 @@ class Lead:
         self._threads: list[threading.Thread] = []
         self.ticker = Ticker(self, momentary=momentary, only=only)
         orphans = self._take_over(list(registrations), retire=not (momentary or keep))
+        self._last_before = self.ticker.last_run_id
         for run in orphans:
             self.hooks.tell("run_finished", run=run)
 
@@ -3732,6 +3733,7 @@ class Lead:
         now = to_text(self.clock.now())
         self.writer.inbox.put(Statements([
             (end, (now, now, self.plugins_text(), self.instance_id)),
+            *self._withdrawal(),
             ("UPDATE geckosched_jobs SET abandoned=0 WHERE abandoned", ()),  # what still hangs can store nothing
         ]))
         self.writer.finish()
@@ -3748,6 +3750,13 @@ class Lead:
         self.spawn("closer", self._close_shared).join(left(0.1))
         if not self._writer_thread.is_alive():  # else the disk doesn't answer, and nothing can be closed under it
             _guard(self.writer.connection.close)  # last: it takes what the others read, the WAL, with it
+
+    def _withdrawal(self) -> list[tuple[str, tuple[Any, ...]]]:
+        """Return what takes a momentary lead without a run out of the store: who led last is the one before it."""
+        if not self.momentary or self.ticker.last_run_id != self._last_before:
+            return []
+        sql = "DELETE FROM geckosched_instances WHERE id=?1 AND EXISTS (SELECT 1 FROM geckosched_instances WHERE id<>?1)"
+        return [(sql, (self.instance_id,))]
 
     def _close_shared(self) -> None:
         shared = [made.value for made in self._shared.values() if made.ready.is_set()]
