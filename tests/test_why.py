@@ -208,10 +208,10 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     # 9 held back
     ({"job": job(**OPEN), "failure": failed()},
      "tick runs next in 4m (12:04:00 UTC), as a probe: its breaker is open after 5 errors in a row, the last: "
-     "ValueError: no such city (run 17)"),
+     "ValueError: no such city (run 17); once that is mended, geckosched trigger tick tries it now"),
     ({"job": job(**{**OPEN, "consecutive_errors": 1}), "failure": failed(Outcome.TIMED_OUT)},
      "tick runs next in 4m (12:04:00 UTC), as a probe: its breaker is open after 1 error, the last: "
-     "timed out: ValueError: no such city (run 17)"),
+     "timed out: ValueError: no such city (run 17); once that is mended, geckosched trigger tick tries it now"),
     ({"job": job(retry_at=ahead(240), next_run_at=ahead(240)), "rate_limits": 2,
       "last_run": run(outcome=Outcome.RATE_LIMITED, detail="retry after 240 s")},
      "tick runs next in 4m (12:04:00 UTC): its service asked for a pause 2 times in a row, "
