@@ -2370,7 +2370,7 @@ class Store:
         if not _is_allowed(self.path, os.R_OK):
             return "this user may not read it"
         if code != sqlite3.SQLITE_FULL and not is_writable(self.path.parent):
-            return "its folder is read-only, and SQLite needs files beside it"
+            return "this user may not write in its folder, and SQLite needs files beside it"
         if code == sqlite3.SQLITE_READONLY:
             return "the file is read-only for this user" if not is_writable(self.path) else "its disk is read-only"
         return _HINTS.get(code, "")
@@ -3539,7 +3539,7 @@ class LeaderLock:
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise StoreError(f"{self.path}: {error.strerror}") from error
+            raise _no_lock(self.path, error) from error
         for left in reversed(range(tries)):
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -3558,7 +3558,7 @@ class LeaderLock:
         try:
             self._standby = os.open(self._standby_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise StoreError(f"{self._standby_path}: {error.strerror}") from error
+            raise _no_lock(self._standby_path, error) from error
         fcntl.flock(self._standby, fcntl.LOCK_SH)
 
     def is_awaited(self) -> bool:
@@ -3576,6 +3576,11 @@ class LeaderLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _no_lock(path: Path, error: OSError) -> StoreError:
+    hint = " (run it as the user that owns the store)" if isinstance(error, PermissionError) else ""
+    return StoreError(f"{path}: {error.strerror}{hint}")
 
 
 def _is_locked(path: Path, lock: int) -> bool:

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geckosched import Batch, Budget, Clock, Outcome, RunContext, SchedulerState, StoreError
+from geckosched import Batch, Budget, Clock, Outcome, RunContext, SchedulerState, StoreError, collector
 from geckosched.core import LeaderLock, Message, Requests, Store, Writer, row_groups
 from geckosched.testing import FakeClock
 from tests.conftest import NewScheduler, without_the_right_to_write
@@ -686,7 +686,15 @@ def test_a_store_in_a_folder_that_is_read_only(new_scheduler: NewScheduler) -> N
         with without_the_right_to_write(Path(name)):
             said = refused(scheduler.get_status), refused(scheduler.start)
     for line in said:
-        assert line.endswith("(its folder is read-only, and SQLite needs files beside it)")
+        assert line.endswith("(this user may not write in its folder, and SQLite needs files beside it)")
+
+
+def test_who_may_not_lead_is_told_who_may(new_scheduler: NewScheduler, read_only_folder: Path) -> None:
+    """Another user than the store's owner can't take the lock, whatever he asks for."""
+    scheduler = new_scheduler(database=read_only_folder / "store.db")
+    scheduler.register_collector(collector("one", every="1h")(lambda _: None))
+    for ask in (scheduler.start, lambda: scheduler.disable_collector("one")):
+        assert refused(ask).endswith("store.db.lock: Permission denied (run it as the user that owns the store)")
 
 
 def test_json_of_a_status_of_a_fresh_store(bench: Workbench) -> None:
