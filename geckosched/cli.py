@@ -589,7 +589,8 @@ def reload(config: Config = None, database: Database = None) -> None:
 def _nothing_to_reload(scheduler: CollectionScheduler, config: Path | None, database: Path | None) -> int:
     """Judge the configuration as `check` does; return the exit code."""
     place = scheduler.get_status().scheduler.database
-    complain(f"nobody leads {place}, so there is nothing to reload (another database needs a restart)")
+    hint = "if a scheduler runs on another store, name it: --database"
+    complain(f"nobody leads {place}, so there is nothing to reload; {hint}")
     _divert_stdout()
     found, code = _forecast(config, database)
     for line in (*found.errors, *(f"warning: {each}" for each in found.warnings)):
