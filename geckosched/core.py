@@ -690,9 +690,17 @@ def parse_duration(value: object, where: str = "duration", *, zero: bool = False
         if text and "".join(n + u for n, u in parts) == text and all(u in UNITS for _, u in parts):
             found = sum(int(n) * UNITS[u] for n, u in parts)
     if not (1000 <= found <= _LONGEST or (zero and found == 0)):
-        units = ", ".join(UNITS)
-        raise ConfigError(f'{where}: found {value!r}, allowed are durations such as "45s" or "1h30m" (units {units})')
+        raise ConfigError(f"{where}: found {value!r}, {_allowed_duration(value, found, zero)}")
     return found
+
+
+def _allowed_duration(value: object, found: int, zero: bool) -> str:
+    """Say what the trouble is with a duration: no unit, out of range (`found` microseconds then), or no duration."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        return 'a duration needs a unit, such as "30s"'
+    if found >= 0 or (isinstance(value, int | float | timedelta) and not isinstance(value, bool)):
+        return f"allowed are durations from {'0s' if zero else '1ms'} to ten years (3660d)"
+    return f'allowed are durations such as "45s" or "1h30m" (units {", ".join(UNITS)})'
 
 
 def _microseconds(seconds: float) -> int:
