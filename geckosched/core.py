@@ -2097,6 +2097,8 @@ def _import_file(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"geckosched_file_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise PluginError(f"{path}: not a Python file")
+    if not path.exists():
+        raise PluginError(f"{path}: no such file, named in [plugins] load")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
