@@ -687,7 +687,9 @@ def _expect_job(name: str, found: Status, not_scheduled: Mapping[str, str]) -> J
     if name in not_scheduled:
         raise ConfigError(f"{name} is not scheduled: it {screens.with_place(name, not_scheduled[name])}")
     if name not in jobs:
-        why = f"is not known: {screens.UNWRITTEN}" if screens.is_led(found) and found.scheduler.pid is None else None
+        why = None if jobs or not_scheduled else "is not known: there are no jobs yet"
+        if screens.is_led(found) and found.scheduler.pid is None:
+            why = f"is not known: {screens.UNWRITTEN}"
         raise UnknownJob(name, [*jobs, *not_scheduled], why)
     return jobs[name]
 

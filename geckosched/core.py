@@ -5570,6 +5570,8 @@ class CollectionScheduler:
             why = f"is not known: the leader has written nothing into {self._store.path} (was it moved or replaced?)"
         elif not known and not self._store.is_there():
             why = f"is not known: {self._store.path} is not there yet"
+        elif not known:
+            why = "is not known: there are no jobs yet"
         return UnknownJob(job_id, known, why)
 
     # -- life

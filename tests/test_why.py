@@ -523,6 +523,18 @@ def test_an_unknown_job(asked: str, said: str) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"geckosched: {said}\n")
 
 
+@pytest.mark.usefixtures("fake_plugin")
+def test_an_unknown_job_where_there_is_none(store_path: Path) -> None:
+    """Nothing can be meant, which is said; in a store without a job by every command."""
+    Path("geckosched.toml").write_text('[plugins]\ndisable = ["fake"]\n', encoding="utf-8")
+    with CollectionScheduler(SchedulerConfig(database=store_path)):
+        pass
+    for word, *more in (["why"], *([each, "--database", str(store_path)] for each in ("why", "status", "disable"))):
+        result = invoke(word, "ships", *more)
+        said = 'geckosched: job "ships" is not known: there are no jobs yet\n'
+        assert (result.exit_code, result.stdout, result.stderr) == (2, "", said)
+
+
 def test_a_part_of_an_id_is_enough_for_a_hint() -> None:
     """The shortest id that has it comes first, then what is spelt alike; one letter is no part."""
     known = ["geckoterminal-trades", "spreads", "gecko-trades-old"]
