@@ -3770,8 +3770,8 @@ class Lead:
         """Return what takes a momentary lead without a run out of the store: who led last is the one before it."""
         if not self.momentary or self.ticker.last_run_id != self._last_before:
             return []
-        sql = "DELETE FROM geckosched_instances WHERE id=?1 AND EXISTS (SELECT 1 FROM geckosched_instances WHERE id<>?1)"
-        return [(sql, (self.instance_id,))]
+        others = "EXISTS (SELECT 1 FROM geckosched_instances WHERE id<>?1)"
+        return [(f"DELETE FROM geckosched_instances WHERE id=?1 AND {others}", (self.instance_id,))]
 
     def _close_shared(self) -> None:
         shared = [made.value for made in self._shared.values() if made.ready.is_set()]
