@@ -80,6 +80,7 @@ __all__ = ["app", "main"]
 DONE, FAILED, USAGE = 0, 1, 2  # and 130, which typer makes of a KeyboardInterrupt
 
 _GOOD = frozenset((Outcome.SUCCEEDED, Outcome.PARTIAL, Outcome.SKIPPED))  # for an exit code
+_MOST_RUNS = 1_000_000  # that `runs` shows
 _SWITCH = 0.001  # seconds that a collector which burns CPU keeps the other threads waiting, instead of Python's 0.005
 
 
@@ -110,7 +111,7 @@ class _Commands(TyperGroup):
             except typer.TyperException as error:
                 code = error.exit_code
                 where = getattr(error, "ctx", None)
-                complain(f"{error.format_message()} (see {where.command_path if where else 'geckosched'} --help)")
+                complain(f"{error.format_message().rstrip('.')} (see {where.command_path if where else 'geckosched'} --help)")
             except GeckoschedError as error:
                 code = USAGE if isinstance(error, ConfigError | UnknownJob | _UsageError) else FAILED
                 _complain_of(error)
@@ -386,7 +387,7 @@ def _dry_run(job: str, configuration: Configuration, found: Status, as_json: boo
 @app.command()
 def runs(
     job_or_id: Annotated[str | None, typer.Argument(metavar="JOB or ID", help="One job's runs, or one run.")] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1_000_000, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", help=f"At most so many, to {_MOST_RUNS:,}.")] = 20,
     failed: Annotated[
         bool,
         typer.Option("--failed", help="Only runs that are failed, timed_out, partial, rate_limited or interrupted."),
@@ -399,6 +400,8 @@ def runs(
 
     One run is shown in full, with its traceback; as JSON it is a list, too.
     """
+    if not 1 <= limit <= _MOST_RUNS:
+        raise _UsageError(f"--limit: found {limit}, allowed is 1 to {_MOST_RUNS:,}")
     _, settings, code = _read_anyway(config, database)
     scheduler = CollectionScheduler(settings)
     run_id = int(job_or_id) if job_or_id is not None and re.fullmatch("[0-9]{1,18}", job_or_id) else None

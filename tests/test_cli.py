@@ -388,8 +388,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("arguments", "said"),
     [
         (["status", "--jsno"], "No such option: --jsno"),
-        (["trigger"], "Missing argument 'JOB'"),
-        (["runs", "--limit", "0"], "Invalid value for '--limit'"),
+        (["trigger"], "Missing argument 'JOB' (see geckosched trigger --help)\n"),
+        (["runs", "--limit", "0"], "--limit: found 0, allowed is 1 to 1,000,000\n"),
         (["run", "--for", "banana"], "--for: found 'banana'"),
         (["run", "--once", "--for", "3s"], "--once ends by itself"),
         (["status", "god"], 'no job is called "god", did you mean "good"?'),
