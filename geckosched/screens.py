@@ -442,11 +442,14 @@ def statistics_lines(found: JobStatistics, now: datetime, width: int = 80) -> li
         *((f"{what} {name} *", lasting(getattr(of_day, name)), lasting(getattr(of_all, name)))
           for what, of_day, of_all, names in (
               ("run time,", day.seconds, in_all.seconds, ("last", "median", "p95", "max")),
-              ("lateness,", day.lateness, in_all.lateness, ("median", "p95", "max")))
+              ("lateness,", day.lateness, in_all.lateness, ("last", "median", "p95", "max")))
           for name in names),
     ]  # fmt: skip
-    since = f", since {fully(in_all.since, now)}" if in_all.since else ""
-    said = [f"* in all: of the latest {in_all.sampled:,} runs kept{since}"]
+    kept = f"of the latest {'run' if in_all.sampled == 1 else f'{in_all.sampled:,} runs'} kept"
+    kept += f", since {fully(in_all.since, now)}" if in_all.since else ""
+    said = [f"* in all: {kept}"]
+    if in_all.sampled == day.sampled < in_all.runs:  # the history is shorter than a day, or not looked at any further
+        said.append(f"last day: all figures {kept}")
     if not found.counted:
         said.append("* also success rate and calls, since the store is of an older version")
     table = table_lines(("STATISTICS", ">LAST DAY", ">IN ALL"), rows, {}, width)

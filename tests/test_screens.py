@@ -390,6 +390,24 @@ def test_statistics_never_round_up_to_all() -> None:
     assert "of the latest 144 runs kept, since 24h ago" in shown.replace("1d ago", "24h ago")
 
 
+def test_the_last_day_says_if_the_history_is_shorter() -> None:
+    """Where runs of the last day were pruned its figures are not all of it; else nothing is said. One run is one."""
+    kept = dataclasses.replace(PERIOD, runs=1, sampled=1, since=NOW - HOUR)
+    in_all = dataclasses.replace(kept, runs=144)
+    shown = in_one_line(statistics_lines(dataclasses.replace(STATISTICS, last_day=kept, in_all=in_all), NOW))
+    said = "of the latest run kept, since 1h ago (2026-11-23 14:45:30 UTC)"
+    assert f"* in all: {said}" in shown
+    assert f"last day: all figures {said}" in shown
+    assert "last day:" not in in_one_line(statistics_lines(STATISTICS, NOW))
+
+
+def test_statistics_have_every_figure_of_a_spread() -> None:
+    """What the JSON has of run times and lateness."""
+    shown = in_one_line(statistics_lines(STATISTICS, NOW))
+    for what in ("run time", "lateness"):
+        assert all(f"{what}, {name} *" in shown for name in ("last", "median", "p95", "max"))
+
+
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
