@@ -110,8 +110,9 @@ class _Commands(TyperGroup):
                 code = super().main(*args, **extra) or DONE
             except typer.TyperException as error:
                 code = error.exit_code
-                where = getattr(error, "ctx", None)
-                complain(f"{error.format_message().rstrip('.')} (see {where.command_path if where else 'geckosched'} --help)")
+                context = getattr(error, "ctx", None)
+                where = context.command_path if context else "geckosched"
+                complain(f"{error.format_message().rstrip('.')} (see {where} --help)")
             except GeckoschedError as error:
                 code = USAGE if isinstance(error, ConfigError | UnknownJob | _UsageError) else FAILED
                 _complain_of(error)
