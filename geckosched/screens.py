@@ -218,7 +218,8 @@ def jobs_lines(
     cells = list(zip(*(column for _, column in columns), strict=True))
     found = table_rows([title for title, _ in columns], cells, notes, width, 4, most)
     kinds = {each for job in shown for each in job.last_outcomes}
-    legend = wrapped(line(f"last runs, oldest first: {_legend(kinds)}", "dim"), width) if kinds else []
+    has_strip = any(title == ">LAST RUNS" for title, _ in columns)
+    legend = wrapped(line(f"last runs, oldest first: {_legend(kinds)}", "dim"), width) if kinds and has_strip else []
     return _within(found, jobs, legend, width, height)
 
 
@@ -231,6 +232,8 @@ def _within(
     """Return the titles and as many rows as fit, what became of the others, and the legend."""
     if height is None or (sum(map(len, rows)) + len(legend) <= height and len(rows) > len(jobs)):
         return [each for row in rows for each in row] + legend
+    if height < sum(map(len, rows[:2])) + 1 + len(legend):  # the first job is worth more than the legend
+        legend, rows = [], [rows[0], *(row[:1] for row in rows[1:])]
     lines: list[Text] = []
     room, fitting = height - len(legend) - 1, 0
     for row in rows:

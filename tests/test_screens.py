@@ -333,6 +333,21 @@ def test_a_screen_has_its_height_and_counts_what_it_leaves_out(height: int) -> N
         assert lines[-1].endswith(" i=interrupted")
 
 
+def test_a_low_screen_shows_the_first_job() -> None:
+    """On a terminal of eight lines the job that is worst, rather than what the letters of the strip mean."""
+    jobs = [SICK, *(dataclasses.replace(FINE, job_id=f"job{number}") for number in range(4))]
+    found = dataclasses.replace(status_of(*jobs), plugins=())
+    lines = [each.plain for each in status_lines(found, NOW, 80, 7)]
+    assert [each[:25] for each in lines[-2:]] == ["x geckoterminal-top-pools", "... and 4 more: 4 healthy"]
+
+
+def test_a_narrow_screen_explains_only_what_it_shows() -> None:
+    """Where there is no room for the strip of the last runs, its letters need no legend."""
+    narrow, wide = (plain(status_lines(status_of(FINE), NOW, width)) for width in (40, 80))
+    assert ("LAST RUNS" in narrow, "oldest first" in narrow) == (False, False)
+    assert ("LAST RUNS" in wide, "oldest first" in wide) == (True, True)
+
+
 def test_a_screen_that_is_high_enough_leaves_nothing_out() -> None:
     """No line is given away for a count of nothing."""
     whole = status_lines(status_of(FINE, JOBS[1]), NOW, 80)
