@@ -373,8 +373,13 @@ def _how_it_is(job: JobStatus, found: Status, now: datetime) -> Pairs:
         ("running", running),
         ("next run", _next_in_full(job, now, led)),
         ("breaker", f"{breaker_in_words(job.breaker)}, {errors} in a row"),
-        ("retry", fully(job.retry_at, now)),
+        ("retry", fully(None if _comes_too_late(job) else job.retry_at, now)),
     ]
+
+
+def _comes_too_late(job: JobStatus) -> bool:
+    """Whether a slot comes up before the retry, which then never is."""
+    return job.retry_at is not None and job.next_run_at is not None and job.next_run_at < job.retry_at
 
 
 def _next_in_full(job: JobStatus, now: datetime, led: bool) -> str:

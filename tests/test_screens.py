@@ -369,7 +369,7 @@ def test_a_job_in_full_has_all_there_is() -> None:
         "lost": 14, "missed": 15, "reason": "other", "last_outcomes": (Outcome.SKIPPED,), "last_detail": "other",
         "lost_lately": 16,
     }  # fmt: skip
-    found, base = status_of(SICK), dataclasses.replace(SICK, retry_at=NOW + 4 * DAY)
+    found, base = status_of(SICK), dataclasses.replace(SICK, retry_at=NOW + MINUTE)
     assert set(other) == {each.name for each in dataclasses.fields(JobStatus)}
     for name, value in other.items():
         changed = dataclasses.replace(base, **{name: value})
@@ -388,6 +388,14 @@ def test_a_job_in_full_says_first_how_it_is_and_why() -> None:
     at = lines.index("last error:")
     assert lines[at + 1] == "  HTTPError: 500"
     assert " ".join(lines[at + 2:]).split() == ["Server", "Error", *["x"] * 200]
+
+
+def test_a_retry_that_a_slot_forestalls_is_not_shown() -> None:
+    """A job of a few seconds keeps its slots after an error."""
+    for retry_at, said in ((NOW + MINUTE, "-"), (NOW + MINUTE / 2, "in 30s (2026-11-23 15:46:00 UTC)")):
+        job = dataclasses.replace(FINE, consecutive_errors=1, next_run_at=NOW + MINUTE / 2, retry_at=retry_at)
+        lines = [each.plain for each in job_lines(job, status_of(job), NOW)]
+        assert f"retry            {said}" in lines
 
 
 def test_a_reason_is_not_said_twice() -> None:
