@@ -567,8 +567,9 @@ def forecast_lines(found: Forecast, now: datetime, width: int = 80) -> list[Text
         lines += [Text(""), *_planned_lines(found.jobs, now, width)]
     for each in found.not_scheduled:
         lines += wrapped(line(f"not scheduled: {each.collector} {with_place(each.collector, each.reason)}"), width)
-    if not found.jobs and not found.not_scheduled and not found.errors:
-        lines.append(line("no jobs: a plugin brings collectors, or a file named in [plugins] load"))
+    if not found.jobs and not found.not_scheduled:
+        none = "no jobs: a plugin brings collectors, or a file named in [plugins] load"
+        lines.append(line("no jobs are shown until what is wrong is mended" if found.errors else none))
     if found.budgets:
         lines += [Text(""), *_budget_lines(found.budgets, width)]
     return lines

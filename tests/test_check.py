@@ -265,6 +265,7 @@ def test_every_error_of_a_configuration_is_a_line() -> None:
     shown, found = invoke("check"), check_json(code=2)
     lines = [line.removeprefix("geckosched: geckosched.toml: ") for line in shown.stderr.splitlines()]
     assert (shown.exit_code, len(lines)) == (2, 10)
+    assert shown.stdout.endswith("\nno jobs are shown until what is wrong is mended\n")
     for said in (
         '[web]: unknown table, allowed: [scheduler], [plugins], [budgets], [collectors]',
         '[budgets.api] rate: found \'often\', allowed are calls per unit such as "10/m"',
