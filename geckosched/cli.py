@@ -333,10 +333,13 @@ def trigger(
 
     try:
         try:
-            result = scheduler.execute_collector_now(job, wait=not no_wait, on_wait=say_why)
+            with _no_word_of_the_end(job):
+                result = scheduler.execute_collector_now(job, wait=not no_wait, on_wait=say_why)
         except UnknownJob:  # the leader has ended meanwhile, and here no plugin is loaded yet
             say("the leader has ended, running it here")
-            result = _load(configuration).execute_collector_now(job, on_wait=say_why)
+            here = _load(configuration)
+            with _no_word_of_the_end(job):
+                result = here.execute_collector_now(job, on_wait=say_why)
     except KeyboardInterrupt as error:
         if not isinstance(error, _Terminated):
             complain(f"interrupted; {_after_an_interrupt(job, scheduler)}")
@@ -794,6 +797,11 @@ def _no_word_of_broken_plugins() -> Iterator[None]:
 
     with _filtered(is_other):
         yield
+
+
+def _no_word_of_the_end(job: str) -> AbstractContextManager[None]:
+    """Leave out the line that the log has when a run of a job ends, where its result is shown anyway."""
+    return _filtered(lambda record: getattr(record, "job_id", None) != job or not hasattr(record, "outcome"))
 
 
 @contextmanager

@@ -119,6 +119,8 @@ def test_trigger_takes_the_lead_for_one_run_when_nobody_leads() -> None:
     assert (good.code, bad.code) == (0, 1)
     assert good.err == "triggered daily: nobody leads, running it here\n"
     assert good.out.startswith("daily: succeeded, 1 row in ")
+    assert bad.err == "triggered broken: nobody leads, running it here\n", "its error is in the result, once"
+    assert bad.out.endswith("ValueError: no such city\n")
     assert [run.outcome for run in runs_of_store("daily")] == [Outcome.SUCCEEDED]
     assert not runs_of_store("tick")  # overdue jobs are not started
     assert job_of_store("tick") is not None
