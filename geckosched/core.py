@@ -3448,7 +3448,8 @@ class Execution:
             rows = f"{self.rows} row{'' if self.rows == 1 else 's'}"
             about = {"job_id": name, "run_id": self.id, "outcome": str(ending.outcome), "seconds": round(seconds, 3),
                      "rows": self.rows, "error_type": ending.error_type, "error": ending.error}
-            self.lead.log.log(level, "%s: %s, %s, %.1f s%s", name, ending.outcome, rows, seconds, why, extra=about)
+            took = f"{seconds:.1f} s" if seconds >= 1 else f"{int(seconds * 1000)} ms"
+            self.lead.log.log(level, "%s: %s, %s, %s%s", name, ending.outcome, rows, took, why, extra=about)
 
     # -- the ticker's side
 

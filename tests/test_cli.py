@@ -70,7 +70,7 @@ def test_run_finds_a_plugin_by_its_entry_point_and_runs_its_job_every_second() -
     assert ended.err.count("UTC") == 1
     assert f" 3 jobs, store {Path('geckosched.db').absolute()}, times in UTC\n" in ended.err
     assert "not scheduled: weather needs `cities` (set it in [collectors.weather])\n" in ended.err
-    assert "tick: succeeded, 1 row" in ended.err
+    assert re.search(r" tick: succeeded, 1 row, \d+ ms\n", ended.err), ended.err
     assert "broken: failed, 0 rows" in ended.err
     assert "ValueError: no such city" in ended.err
     assert "Traceback" not in ended.err
