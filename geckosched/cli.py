@@ -380,7 +380,8 @@ def _dry_run(job: str, configuration: Configuration, found: Status, as_json: boo
     found = scheduler.get_status()
     _expect_plugin(_expect_job(job, found, scheduler.registry.not_scheduled), found)
     say(f"dry run of {job}: nothing of it is stored but its calls")
-    result = scheduler.dry_run(job)
+    with _collectors_heard():
+        result = scheduler.dry_run(job)
     if as_json:
         print_json(result.as_dict())
     else:
@@ -797,6 +798,18 @@ def _no_word_of_broken_plugins() -> Iterator[None]:
 
     with _filtered(is_other):
         yield
+
+
+@contextmanager
+def _collectors_heard() -> Iterator[None]:
+    """Let `run.log` be heard from info on, where otherwise only trouble is."""
+    collectors = log.getChild("job")
+    before = collectors.level
+    collectors.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        collectors.setLevel(before)
 
 
 def _no_word_of_the_end(job: str) -> AbstractContextManager[None]:
