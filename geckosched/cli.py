@@ -80,6 +80,7 @@ __all__ = ["app", "main"]
 DONE, FAILED, USAGE = 0, 1, 2  # and 130, which typer makes of a KeyboardInterrupt
 
 _GOOD = frozenset((Outcome.SUCCEEDED, Outcome.PARTIAL, Outcome.SKIPPED))  # for an exit code
+_MOST_RUNS = 1_000_000  # that `runs` shows
 _SWITCH = 0.001  # seconds that a collector which burns CPU keeps the other threads waiting, instead of Python's 0.005
 
 
@@ -109,8 +110,9 @@ class _Commands(TyperGroup):
                 code = super().main(*args, **extra) or DONE
             except typer.TyperException as error:
                 code = error.exit_code
-                where = getattr(error, "ctx", None)
-                complain(f"{error.format_message()} (see {where.command_path if where else 'geckosched'} --help)")
+                context = getattr(error, "ctx", None)
+                where = context.command_path if context else "geckosched"
+                complain(f"{error.format_message().rstrip('.')} (see {where} --help)")
             except GeckoschedError as error:
                 code = USAGE if isinstance(error, ConfigError | UnknownJob | _UsageError) else FAILED
                 _complain_of(error)
@@ -331,10 +333,13 @@ def trigger(
 
     try:
         try:
-            result = scheduler.execute_collector_now(job, wait=not no_wait, on_wait=say_why)
+            with _no_word_of_the_end(job):
+                result = scheduler.execute_collector_now(job, wait=not no_wait, on_wait=say_why)
         except UnknownJob:  # the leader has ended meanwhile, and here no plugin is loaded yet
             say("the leader has ended, running it here")
-            result = _load(configuration).execute_collector_now(job, on_wait=say_why)
+            here = _load(configuration)
+            with _no_word_of_the_end(job):
+                result = here.execute_collector_now(job, on_wait=say_why)
     except KeyboardInterrupt as error:
         if not isinstance(error, _Terminated):
             complain(f"interrupted; {_after_an_interrupt(job, scheduler)}")
@@ -375,7 +380,8 @@ def _dry_run(job: str, configuration: Configuration, found: Status, as_json: boo
     found = scheduler.get_status()
     _expect_plugin(_expect_job(job, found, scheduler.registry.not_scheduled), found)
     say(f"dry run of {job}: nothing of it is stored but its calls")
-    result = scheduler.dry_run(job)
+    with _collectors_heard():
+        result = scheduler.dry_run(job)
     if as_json:
         print_json(result.as_dict())
     else:
@@ -386,7 +392,7 @@ def _dry_run(job: str, configuration: Configuration, found: Status, as_json: boo
 @app.command()
 def runs(
     job_or_id: Annotated[str | None, typer.Argument(metavar="JOB or ID", help="One job's runs, or one run.")] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1_000_000, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", help=f"At most so many, to {_MOST_RUNS:,}.")] = 20,
     failed: Annotated[
         bool,
         typer.Option("--failed", help="Only runs that are failed, timed_out, partial, rate_limited or interrupted."),
@@ -399,6 +405,8 @@ def runs(
 
     One run is shown in full, with its traceback; as JSON it is a list, too.
     """
+    if not 1 <= limit <= _MOST_RUNS:
+        raise _UsageError(f"--limit: found {limit}, allowed is 1 to {_MOST_RUNS:,}")
     _, settings, code = _read_anyway(config, database)
     scheduler = CollectionScheduler(settings)
     run_id = int(job_or_id) if job_or_id is not None and re.fullmatch("[0-9]{1,18}", job_or_id) else None
@@ -590,8 +598,9 @@ def _nothing_to_reload(scheduler: CollectionScheduler, config: Path | None, data
     """Judge the configuration as `check` does; return the exit code."""
     place = scheduler.get_status().scheduler.database
     unread = not (database or find_database(config)) and read_configuration(config)[0] is None
-    which = " (the default, since the configuration can't be read; --database names another)" if unread else ""
-    complain(f"nobody leads {place}{which}, so there is nothing to reload (another database needs a restart)")
+    which = " (the default, since the configuration can't be read)" if unread else ""
+    hint = "if a scheduler runs on another store, name it: --database"
+    complain(f"nobody leads {place}{which}, so there is nothing to reload; {hint}")
     _divert_stdout()
     found, code = _forecast(config, database)
     for line in (*found.errors, *(f"warning: {each}" for each in found.warnings)):
@@ -688,7 +697,9 @@ def _expect_job(name: str, found: Status, not_scheduled: Mapping[str, str]) -> J
     if name in not_scheduled:
         raise ConfigError(f"{name} is not scheduled: it {screens.with_place(name, not_scheduled[name])}")
     if name not in jobs:
-        why = f"is not known: {screens.UNWRITTEN}" if screens.is_led(found) and found.scheduler.pid is None else None
+        why = None if jobs or not_scheduled else "is not known: there are no jobs yet"
+        if screens.is_led(found) and found.scheduler.pid is None:
+            why = f"is not known: {screens.UNWRITTEN}"
         raise UnknownJob(name, [*jobs, *not_scheduled], why)
     return jobs[name]
 
@@ -789,6 +800,23 @@ def _no_word_of_broken_plugins() -> Iterator[None]:
 
     with _filtered(is_other):
         yield
+
+
+@contextmanager
+def _collectors_heard() -> Iterator[None]:
+    """Let `run.log` be heard from info on, where otherwise only trouble is."""
+    collectors = log.getChild("job")
+    before = collectors.level
+    collectors.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        collectors.setLevel(before)
+
+
+def _no_word_of_the_end(job: str) -> AbstractContextManager[None]:
+    """Leave out the line that the log has when a run of a job ends, where its result is shown anyway."""
+    return _filtered(lambda record: getattr(record, "job_id", None) != job or not hasattr(record, "outcome"))
 
 
 @contextmanager

@@ -318,7 +318,7 @@ class Configuration:
 
     def _about_restart(self, line: str, scheduler: CollectionScheduler) -> str:
         """Return a hint for an error about a missing collector: its plugin may have come after the start."""
-        missing = "no installed collector is called" in line
+        missing = "no installed collector is called" in line and "did you mean" not in line
         return " (a plugin that is new needs a restart)" if missing and not scheduler.registry.broken else ""
 
     def _about_disabled(self, line: str) -> str:

@@ -690,9 +690,17 @@ def parse_duration(value: object, where: str = "duration", *, zero: bool = False
         if text and "".join(n + u for n, u in parts) == text and all(u in UNITS for _, u in parts):
             found = sum(int(n) * UNITS[u] for n, u in parts)
     if not (1000 <= found <= _LONGEST or (zero and found == 0)):
-        units = ", ".join(UNITS)
-        raise ConfigError(f'{where}: found {value!r}, allowed are durations such as "45s" or "1h30m" (units {units})')
+        raise ConfigError(f"{where}: found {value!r}, {_allowed_duration(value, found, zero)}")
     return found
+
+
+def _allowed_duration(value: object, found: int, zero: bool) -> str:
+    """Say what the trouble is with a duration: no unit, out of range (`found` microseconds then), or no duration."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        return 'a duration needs a unit, such as "30s"'
+    if found >= 0 or (isinstance(value, int | float | timedelta) and not isinstance(value, bool)):
+        return f"allowed are durations from {'0s' if zero else '1ms'} to ten years (3660d)"
+    return f'allowed are durations such as "45s" or "1h30m" (units {", ".join(UNITS)})'
 
 
 def _microseconds(seconds: float) -> int:
@@ -2089,6 +2097,8 @@ def _import_file(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"geckosched_file_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise PluginError(f"{path}: not a Python file")
+    if not path.exists():
+        raise PluginError(f"{path}: no such file, named in [plugins] load")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
@@ -2376,7 +2386,7 @@ class Store:
         if not _is_allowed(self.path, os.R_OK):
             return "this user may not read it"
         if code != sqlite3.SQLITE_FULL and not is_writable(self.path.parent):
-            return "its folder is read-only, and SQLite needs files beside it"
+            return "this user may not write in its folder, and SQLite needs files beside it"
         if code == sqlite3.SQLITE_READONLY:
             return "the file is read-only for this user" if not is_writable(self.path) else "its disk is read-only"
         return _HINTS.get(code, "")
@@ -3448,7 +3458,8 @@ class Execution:
             rows = f"{self.rows} row{'' if self.rows == 1 else 's'}"
             about = {"job_id": name, "run_id": self.id, "outcome": str(ending.outcome), "seconds": round(seconds, 3),
                      "rows": self.rows, "error_type": ending.error_type, "error": ending.error}
-            self.lead.log.log(level, "%s: %s, %s, %.1f s%s", name, ending.outcome, rows, seconds, why, extra=about)
+            took = f"{seconds:.1f} s" if seconds >= 1 else f"{int(seconds * 1000)} ms"
+            self.lead.log.log(level, "%s: %s, %s, %s%s", name, ending.outcome, rows, took, why, extra=about)
 
     # -- the ticker's side
 
@@ -3549,7 +3560,7 @@ class LeaderLock:
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise StoreError(f"{self.path}: {error.strerror}") from error
+            raise _no_lock(self.path, error) from error
         for left in reversed(range(tries)):
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -3568,7 +3579,7 @@ class LeaderLock:
         try:
             self._standby = os.open(self._standby_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise StoreError(f"{self._standby_path}: {error.strerror}") from error
+            raise _no_lock(self._standby_path, error) from error
         fcntl.flock(self._standby, fcntl.LOCK_SH)
 
     def is_awaited(self) -> bool:
@@ -3586,6 +3597,11 @@ class LeaderLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _no_lock(path: Path, error: OSError) -> StoreError:
+    hint = " (run it as the user that owns the store)" if isinstance(error, PermissionError) else ""
+    return StoreError(f"{path}: {error.strerror}{hint}")
 
 
 def _is_locked(path: Path, lock: int) -> bool:
@@ -3713,6 +3729,7 @@ class Lead:
         self._threads: list[threading.Thread] = []
         self.ticker = Ticker(self, momentary=momentary, only=only)
         orphans = self._take_over(list(registrations), retire=not (momentary or keep))
+        self._last_before = self.ticker.last_run_id
         for run in orphans:
             self.hooks.tell("run_finished", run=run)
 
@@ -3742,6 +3759,7 @@ class Lead:
         now = to_text(self.clock.now())
         self.writer.inbox.put(Statements([
             (end, (now, now, self.plugins_text(), self.instance_id)),
+            *self._withdrawal(),
             ("UPDATE geckosched_jobs SET abandoned=0 WHERE abandoned", ()),  # what still hangs can store nothing
         ]))
         self.writer.finish()
@@ -3758,6 +3776,13 @@ class Lead:
         self.spawn("closer", self._close_shared).join(left(0.1))
         if not self._writer_thread.is_alive():  # else the disk doesn't answer, and nothing can be closed under it
             _guard(self.writer.connection.close)  # last: it takes what the others read, the WAL, with it
+
+    def _withdrawal(self) -> list[tuple[str, tuple[Any, ...]]]:
+        """Return what takes a momentary lead without a run out of the store: who led last is the one before it."""
+        if not self.momentary or self.ticker.last_run_id != self._last_before:
+            return []
+        others = "EXISTS (SELECT 1 FROM geckosched_instances WHERE id<>?1)"
+        return [(f"DELETE FROM geckosched_instances WHERE id=?1 AND {others}", (self.instance_id,))]
 
     def _close_shared(self) -> None:
         shared = [made.value for made in self._shared.values() if made.ready.is_set()]
@@ -5556,6 +5581,8 @@ class CollectionScheduler:
             why = f"is not known: the leader has written nothing into {self._store.path} (was it moved or replaced?)"
         elif not known and not self._store.is_there():
             why = f"is not known: {self._store.path} is not there yet"
+        elif not known:
+            why = "is not known: there are no jobs yet"
         return UnknownJob(job_id, known, why)
 
     # -- life

@@ -184,11 +184,11 @@ def find_trouble(store: Store) -> str | None:
     if not folder.is_dir():
         return f"{store.path}: the folder {folder} is not there"
     if not is_writable(folder):
-        return f"{store.path}: the folder {folder} is read-only, and SQLite needs files beside the store"
+        return f"{store.path}: this user may not write in the folder {folder}, and SQLite needs files beside the store"
     if not store.is_there():
         return None
     if not is_writable(store.path):
-        return f"{store.path}: the file is read-only"
+        return f"{store.path}: this user may not write the file"
     newer = store.newer()
     return None if newer is None else f"{store.path}: written by a newer geckosched ({newer}), upgrade this one"
 

@@ -218,7 +218,8 @@ def jobs_lines(
     cells = list(zip(*(column for _, column in columns), strict=True))
     found = table_rows([title for title, _ in columns], cells, notes, width, 4, most)
     kinds = {each for job in shown for each in job.last_outcomes}
-    legend = wrapped(line(f"last runs, oldest first: {_legend(kinds)}", "dim"), width) if kinds else []
+    has_strip = any(title == ">LAST RUNS" for title, _ in columns)
+    legend = wrapped(line(f"last runs, oldest first: {_legend(kinds)}", "dim"), width) if kinds and has_strip else []
     return _within(found, jobs, legend, width, height)
 
 
@@ -231,6 +232,8 @@ def _within(
     """Return the titles and as many rows as fit, what became of the others, and the legend."""
     if height is None or (sum(map(len, rows)) + len(legend) <= height and len(rows) > len(jobs)):
         return [each for row in rows for each in row] + legend
+    if height < sum(map(len, rows[:2])) + 1 + len(legend):  # the first job is worth more than the legend
+        legend, rows = [], [rows[0], *(row[:1] for row in rows[1:])]
     lines: list[Text] = []
     room, fitting = height - len(legend) - 1, 0
     for row in rows:
@@ -370,8 +373,13 @@ def _how_it_is(job: JobStatus, found: Status, now: datetime) -> Pairs:
         ("running", running),
         ("next run", _next_in_full(job, now, led)),
         ("breaker", f"{breaker_in_words(job.breaker)}, {errors} in a row"),
-        ("retry", fully(job.retry_at, now)),
+        ("retry", fully(None if _comes_too_late(job) else job.retry_at, now)),
     ]
+
+
+def _comes_too_late(job: JobStatus) -> bool:
+    """Whether a slot comes up before the retry, which then never is."""
+    return job.retry_at is not None and job.next_run_at is not None and job.next_run_at < job.retry_at
 
 
 def _next_in_full(job: JobStatus, now: datetime, led: bool) -> str:
@@ -442,11 +450,14 @@ def statistics_lines(found: JobStatistics, now: datetime, width: int = 80) -> li
         *((f"{what} {name} *", lasting(getattr(of_day, name)), lasting(getattr(of_all, name)))
           for what, of_day, of_all, names in (
               ("run time,", day.seconds, in_all.seconds, ("last", "median", "p95", "max")),
-              ("lateness,", day.lateness, in_all.lateness, ("median", "p95", "max")))
+              ("lateness,", day.lateness, in_all.lateness, ("last", "median", "p95", "max")))
           for name in names),
     ]  # fmt: skip
-    since = f", since {fully(in_all.since, now)}" if in_all.since else ""
-    said = [f"* in all: of the latest {in_all.sampled:,} runs kept{since}"]
+    kept = f"of the latest {'run' if in_all.sampled == 1 else f'{in_all.sampled:,} runs'} kept"
+    kept += f", since {fully(in_all.since, now)}" if in_all.since else ""
+    said = [f"* in all: {kept}"]
+    if in_all.sampled == day.sampled < in_all.runs:  # the history is shorter than a day, or not looked at any further
+        said.append(f"last day: all figures {kept}")
     if not found.counted:
         said.append("* also success rate and calls, since the store is of an older version")
     table = table_lines(("STATISTICS", ">LAST DAY", ">IN ALL"), rows, {}, width)
@@ -556,8 +567,9 @@ def forecast_lines(found: Forecast, now: datetime, width: int = 80) -> list[Text
         lines += [Text(""), *_planned_lines(found.jobs, now, width)]
     for each in found.not_scheduled:
         lines += wrapped(line(f"not scheduled: {each.collector} {with_place(each.collector, each.reason)}"), width)
-    if not found.jobs and not found.not_scheduled and not found.errors:
-        lines.append(line("no jobs: a plugin brings collectors, or a file named in [plugins] load"))
+    if not found.jobs and not found.not_scheduled:
+        none = "no jobs: a plugin brings collectors, or a file named in [plugins] load"
+        lines.append(line("no jobs are shown until what is wrong is mended" if found.errors else none))
     if found.budgets:
         lines += [Text(""), *_budget_lines(found.budgets, width)]
     return lines

@@ -360,7 +360,8 @@ def _is_held(facts: Facts) -> str | None:
     if job.breaker is not BreakerState.CLOSED:
         errors = count(job.consecutive_errors, "error") + (" in a row" if job.consecutive_errors > 1 else "")
         why = f"its breaker is open after {errors}, the last: {_error(facts)}"
-        return f"runs next {_when(job.next_run_at, facts)}, as a probe: {why}"
+        sooner = f"once that is mended, geckosched trigger {facts.job_id} tries it now"
+        return f"runs next {_when(job.next_run_at, facts)}, as a probe: {why}; {sooner}"
     if facts.rate_limits:
         times = f" {facts.rate_limits} times in a row" if facts.rate_limits > 1 else ""
         return f"runs next {_when(job.next_run_at, facts)}: its service asked for a pause{times}, {_last(facts)}"

@@ -451,6 +451,9 @@ def test_all_that_is_wrong_is_said_and_that_a_new_plugin_needs_a_restart(site: S
     assert len(lines) == 3
     [far] = [line for line in lines if "[collectors.far]" in line]
     assert far.endswith("(a plugin that is new needs a restart)")
+    with pytest.raises(ConfigError, match='did you mean "note"') as slip:
+        site.apply(scheduler, OFF + "[collectors.nota]\n")
+    assert "needs a restart" not in str(slip.value)
 
 
 # -- what operators did ------------------------------------------------------------------------------------------------

@@ -268,6 +268,7 @@ def test_every_error_of_a_configuration_is_a_line() -> None:
     shown, found = invoke("check"), check_json(code=2)
     lines = [line.removeprefix("geckosched: geckosched.toml: ") for line in shown.stderr.splitlines()]
     assert (shown.exit_code, len(lines)) == (2, 11)
+    assert shown.stdout.endswith("\nno jobs are shown until what is wrong is mended\n")
     for said in (
         '[web]: unknown table, allowed: [scheduler], [plugins], [budgets], [collectors]',
         '[budgets.api] rate: found \'often\', allowed are calls per unit such as "10/m"',
@@ -747,10 +748,10 @@ def test_a_store_that_a_start_could_not_use_is_an_error(
         assert [job.calls_per_hour for job in found.jobs] == [2]
 
 
-def test_a_read_only_folder_is_said_to_be_one(read_only_folder: Path) -> None:
+def test_a_folder_that_this_user_may_not_write_in_is_said_to_be_one(read_only_folder: Path) -> None:
     """Before a start fails in it."""
     found = check_in_process(database=read_only_folder / "store.db")
-    said = f"the folder {read_only_folder} is read-only, and SQLite needs files beside the store"
+    said = f"this user may not write in the folder {read_only_folder}, and SQLite needs files beside the store"
     assert found.errors == (f"{read_only_folder / 'store.db'}: {said}",)
 
 

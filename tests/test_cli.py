@@ -70,7 +70,7 @@ def test_run_finds_a_plugin_by_its_entry_point_and_runs_its_job_every_second() -
     assert ended.err.count("UTC") == 1
     assert f" 3 jobs, store {Path('geckosched.db').absolute()}, times in UTC\n" in ended.err
     assert "not scheduled: weather needs `cities` (set it in [collectors.weather])\n" in ended.err
-    assert "tick: succeeded, 1 row" in ended.err
+    assert re.search(r" tick: succeeded, 1 row, \d+ ms\n", ended.err), ended.err
     assert "broken: failed, 0 rows" in ended.err
     assert "ValueError: no such city" in ended.err
     assert "Traceback" not in ended.err
@@ -119,6 +119,8 @@ def test_trigger_takes_the_lead_for_one_run_when_nobody_leads() -> None:
     assert (good.code, bad.code) == (0, 1)
     assert good.err == "triggered daily: nobody leads, running it here\n"
     assert good.out.startswith("daily: succeeded, 1 row in ")
+    assert bad.err == "triggered broken: nobody leads, running it here\n", "its error is in the result, once"
+    assert bad.out.endswith("ValueError: no such city\n")
     assert [run.outcome for run in runs_of_store("daily")] == [Outcome.SUCCEEDED]
     assert not runs_of_store("tick")  # overdue jobs are not started
     assert job_of_store("tick") is not None
@@ -388,8 +390,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("arguments", "said"),
     [
         (["status", "--jsno"], "No such option: --jsno"),
-        (["trigger"], "Missing argument 'JOB'"),
-        (["runs", "--limit", "0"], "Invalid value for '--limit'"),
+        (["trigger"], "Missing argument 'JOB' (see geckosched trigger --help)\n"),
+        (["runs", "--limit", "0"], "--limit: found 0, allowed is 1 to 1,000,000\n"),
         (["run", "--for", "banana"], "--for: found 'banana'"),
         (["run", "--once", "--for", "3s"], "--once ends by itself"),
         (["status", "god"], 'no job is called "god", did you mean "good"?'),

@@ -397,7 +397,7 @@ def test_the_switches_refuse_a_broken_configuration(word: str) -> None:
     refused, slip = geckosched(word, "daily"), geckosched(word)
     assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
     assert refused.err.startswith("geckosched: geckosched.toml: line 1: not valid TOML")
-    assert (slip.code, slip.err) == (2, f"geckosched: Missing argument 'JOB'. (see geckosched {word} --help)\n")
+    assert (slip.code, slip.err) == (2, f"geckosched: Missing argument 'JOB' (see geckosched {word} --help)\n")
     assert not Path("geckosched.db").exists()
 
 

@@ -15,6 +15,19 @@ from geckosched.testing import FakeClock
 from tests.conftest import NewScheduler
 from tests.shell import daemon, geckosched, runs_of_store
 
+TALKER = """
+from geckosched import collector, hookimpl
+
+@collector("talker", every="1d")
+def talker(run):
+    run.log.debug("too much")
+    run.log.info("%d cities asked", 3)
+
+@hookimpl
+def register_collectors(register):
+    register(talker)
+"""
+
 
 def dump(path: Path) -> list[str]:
     """Return the whole store as SQL, but for the processes that led and the calls of budgets."""
@@ -165,6 +178,17 @@ def test_the_command_shows_it_and_stores_nothing() -> None:
     assert shown["batches"][0] == {
         "table": "ticks", "pk": ["n"], "on_conflict": "update", "rows": [{"n": 1}], "changed": 1
     }  # fmt: skip
+
+
+@pytest.mark.usefixtures("site")
+def test_the_command_says_what_the_collector_logs() -> None:
+    """Whoever writes a collector tries it so: `run.log` is heard from info on, on stderr."""
+    Path("geckosched.toml").write_text('[plugins]\nload = ["talker.py"]\n', encoding="utf-8")
+    Path("talker.py").write_text(TALKER, encoding="utf-8")
+    ended = geckosched("trigger", "talker", "--dry-run")
+    assert (ended.code, ended.out.partition(",")[0]) == (0, "talker: succeeded")
+    assert "3 cities asked\n" in ended.err
+    assert "too much" not in ended.err
 
 
 @pytest.mark.usefixtures("site")

@@ -94,6 +94,24 @@ def test_invalid_durations_are_refused(value: object) -> None:
         parse_every(value)
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("0s", "found '0s', allowed are durations from 1ms to ten years (3660d)"),
+        ("9999d", "found '9999d', allowed are durations from 1ms to ten years (3660d)"),
+        (-1, "found -1, allowed are durations from 1ms to ten years (3660d)"),
+        ("5", "found '5', a duration needs a unit, such as \"30s\""),
+        ("soon", "found 'soon', allowed are durations such as \"45s\" or \"1h30m\" (units us, ms, s, m, h, d, w)"),
+        (True, "found True, allowed are durations such as \"45s\" or \"1h30m\" (units us, ms, s, m, h, d, w)"),
+    ],
+)
+def test_a_refused_duration_says_what_is_wrong_with_it(value: object, said: str) -> None:
+    """Out of range, without a unit or no duration at all: what is allowed is said of that."""
+    with pytest.raises(ConfigError) as caught:
+        parse_duration(value, "--for")
+    assert str(caught.value) == f"--for: {said}"
+
+
 @QUICK
 @given(st.text("0123456789smhdw.-+e ", max_size=12) | st.text(max_size=8) | st.floats() | st.integers())
 def test_a_duration_is_read_or_refused(value: object) -> None:

@@ -22,6 +22,7 @@ from geckosched import (
     collector,
     hookimpl,
 )
+from geckosched.core import to_datetime
 from geckosched.testing import FakeClock
 from tests.conftest import NewScheduler
 from tests.test_scheduler import Gate, finished, runs_of, settle, until
@@ -278,3 +279,23 @@ def test_any_history(new_scheduler: NewScheduler, clock: FakeClock, job: Job, se
             assert disabled or job.unasked > count, "it does not go on"
         assert not disabled or job.unasked == count, f"{what} ran a disabled job"
         assert scheduler.get_collector_status("job").health is Health.DISABLED or not disabled
+
+
+def test_a_switch_with_nobody_leading_leaves_who_led_last(
+    new_scheduler: NewScheduler, clock: FakeClock, job: Job
+) -> None:
+    """After a crash an operator wants to know when the scheduler died: what he switches then is no sign of its life.
+    Where nobody has led, and where a run was carried out, it is told who did."""
+    other = new_scheduler(clock=clock)
+    other.register_collector(job.collector)
+    other.disable_collector("job")
+    assert other.get_status().scheduler.started_at == to_datetime(clock.now())
+    clock.advance(HOUR)
+    start(new_scheduler, clock, job).stop()
+    led = other.get_status().scheduler
+    clock.advance(HOUR)
+    for switch in (other.enable_collector, other.disable_collector, other.reset_breaker):
+        switch("job")
+        assert other.get_status().scheduler == led
+    other.execute_collector_now("job")
+    assert other.get_status().scheduler.started_at == to_datetime(clock.now())

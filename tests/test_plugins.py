@@ -285,7 +285,8 @@ def test_a_single_file_is_a_plugin_too(new_scheduler: NewScheduler, tmp_path: Pa
     scheduler = new_scheduler()
     scheduler.load_plugins(only=[], load=[tmp_path / "weather.py", tmp_path / "gone.py"])
     assert scheduler.registry.plugins["weather"].ok
-    assert "FileNotFoundError" in (scheduler.registry.plugins["gone"].error or "")
+    error = scheduler.registry.plugins["gone"].error
+    assert error == f"PluginError: {tmp_path / 'gone.py'}: no such file, named in [plugins] load"
 
 
 def test_jobs_of_a_broken_plugin_are_kept_and_unhealthy(

@@ -397,9 +397,9 @@ def test_a_reload_by_command_and_by_signal_says_what_changed() -> None:
 def test_with_nobody_leading_the_configuration_is_judged() -> None:
     """As `check` judges it: 2 if it is wrong, 1 if there is only nobody to reload it."""
     fine = invoke("reload")
-    nobody = f"geckosched: nobody leads {Path('geckosched.db').resolve()}, so there is nothing to reload "
+    nobody = f"geckosched: nobody leads {Path('geckosched.db').resolve()}, so there is nothing to reload; "
     assert (fine.exit_code, fine.stdout) == (1, "")
-    assert fine.stderr.startswith(nobody)
+    assert fine.stderr.startswith(f"{nobody}if a scheduler runs on another store, name it: --database\n")
     assert fine.stderr.endswith("the configuration is fine; geckosched check shows what a start would do\n")
     configure(START + 'evry = "3s"\n')
     wrong = invoke("reload")

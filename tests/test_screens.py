@@ -333,6 +333,21 @@ def test_a_screen_has_its_height_and_counts_what_it_leaves_out(height: int) -> N
         assert lines[-1].endswith(" i=interrupted")
 
 
+def test_a_low_screen_shows_the_first_job() -> None:
+    """On a terminal of eight lines the job that is worst, rather than what the letters of the strip mean."""
+    jobs = [SICK, *(dataclasses.replace(FINE, job_id=f"job{number}") for number in range(4))]
+    found = dataclasses.replace(status_of(*jobs), plugins=())
+    lines = [each.plain for each in status_lines(found, NOW, 80, 7)]
+    assert [each[:25] for each in lines[-2:]] == ["x geckoterminal-top-pools", "... and 4 more: 4 healthy"]
+
+
+def test_a_narrow_screen_explains_only_what_it_shows() -> None:
+    """Where there is no room for the strip of the last runs, its letters need no legend."""
+    narrow, wide = (plain(status_lines(status_of(FINE), NOW, width)) for width in (40, 80))
+    assert ("LAST RUNS" in narrow, "oldest first" in narrow) == (False, False)
+    assert ("LAST RUNS" in wide, "oldest first" in wide) == (True, True)
+
+
 def test_a_screen_that_is_high_enough_leaves_nothing_out() -> None:
     """No line is given away for a count of nothing."""
     whole = status_lines(status_of(FINE, JOBS[1]), NOW, 80)
@@ -354,7 +369,7 @@ def test_a_job_in_full_has_all_there_is() -> None:
         "lost": 14, "missed": 15, "reason": "other", "last_outcomes": (Outcome.SKIPPED,), "last_detail": "other",
         "lost_lately": 16,
     }  # fmt: skip
-    found, base = status_of(SICK), dataclasses.replace(SICK, retry_at=NOW + 4 * DAY)
+    found, base = status_of(SICK), dataclasses.replace(SICK, retry_at=NOW + MINUTE)
     assert set(other) == {each.name for each in dataclasses.fields(JobStatus)}
     for name, value in other.items():
         changed = dataclasses.replace(base, **{name: value})
@@ -375,6 +390,14 @@ def test_a_job_in_full_says_first_how_it_is_and_why() -> None:
     assert " ".join(lines[at + 2:]).split() == ["Server", "Error", *["x"] * 200]
 
 
+def test_a_retry_that_a_slot_forestalls_is_not_shown() -> None:
+    """A job of a few seconds keeps its slots after an error."""
+    for retry_at, said in ((NOW + MINUTE, "-"), (NOW + MINUTE / 2, "in 30s (2026-11-23 15:46:00 UTC)")):
+        job = dataclasses.replace(FINE, consecutive_errors=1, next_run_at=NOW + MINUTE / 2, retry_at=retry_at)
+        lines = [each.plain for each in job_lines(job, status_of(job), NOW)]
+        assert f"retry            {said}" in lines
+
+
 def test_a_reason_is_not_said_twice() -> None:
     """`disabled since` needs no `disabled:` before it."""
     off = dataclasses.replace(JOBS[1], reason="disabled since 2026-11-21 15:45:30 UTC")
@@ -388,6 +411,24 @@ def test_statistics_never_round_up_to_all() -> None:
     assert "success rate 97.9% 97.9%" in shown
     assert "run time, median * 1.50 s 1.50 s" in shown
     assert "of the latest 144 runs kept, since 24h ago" in shown.replace("1d ago", "24h ago")
+
+
+def test_the_last_day_says_if_the_history_is_shorter() -> None:
+    """Where runs of the last day were pruned its figures are not all of it; else nothing is said. One run is one."""
+    kept = dataclasses.replace(PERIOD, runs=1, sampled=1, since=NOW - HOUR)
+    in_all = dataclasses.replace(kept, runs=144)
+    shown = in_one_line(statistics_lines(dataclasses.replace(STATISTICS, last_day=kept, in_all=in_all), NOW))
+    said = "of the latest run kept, since 1h ago (2026-11-23 14:45:30 UTC)"
+    assert f"* in all: {said}" in shown
+    assert f"last day: all figures {said}" in shown
+    assert "last day:" not in in_one_line(statistics_lines(STATISTICS, NOW))
+
+
+def test_statistics_have_every_figure_of_a_spread() -> None:
+    """What the JSON has of run times and lateness."""
+    shown = in_one_line(statistics_lines(STATISTICS, NOW))
+    for what in ("run time", "lateness"):
+        assert all(f"{what}, {name} *" in shown for name in ("last", "median", "p95", "max"))
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------

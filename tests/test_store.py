@@ -692,11 +692,20 @@ def test_a_store_in_a_folder_that_is_read_only(new_scheduler: NewScheduler) -> N
         with without_the_right_to_write(Path(name)):
             assert [job.runs for job in scheduler.get_status().jobs] == [1]
             assert [run.outcome for run in scheduler.get_runs("counts")] == [Outcome.SUCCEEDED]
-            assert refused(scheduler.start).endswith("(its folder is read-only, and SQLite needs files beside it)")
+            why = "(this user may not write in its folder, and SQLite needs files beside it)"
+            assert refused(scheduler.start).endswith(why)
         Path(name).chmod(0o777)
         with without_the_right_to_write(Path(name) / "store.db"):
             assert len(scheduler.get_runs("counts")) == 1  # and leaves no file that the leader may not write
         assert {path.name for path in Path(name).iterdir()} <= {"store.db", "store.db.lock", "store.db.standby"}
+
+
+def test_who_may_not_lead_is_told_who_may(new_scheduler: NewScheduler, read_only_folder: Path) -> None:
+    """Another user than the store's owner can't take the lock, whatever he asks for."""
+    scheduler = new_scheduler(database=read_only_folder / "store.db")
+    scheduler.register_collector(collector("one", every="1h")(lambda _: None))
+    for ask in (scheduler.start, lambda: scheduler.disable_collector("one")):
+        assert refused(ask).endswith("store.db.lock: Permission denied (run it as the user that owns the store)")
 
 
 def test_json_of_a_status_of_a_fresh_store(bench: Workbench) -> None:

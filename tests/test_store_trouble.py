@@ -600,5 +600,5 @@ def test_obstacle_of_a_file_that_is_read_only(tmp_path: Path) -> None:
         path.chmod(0o444)
         Path(name).chmod(0o777)
         with without_the_right_to_write(Path(name)):
-            assert "its folder is read-only" in (Store(path).obstacle() or "")
+            assert "may not write in its folder" in (Store(path).obstacle() or "")
 

@@ -212,10 +212,10 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     # 9 held back
     ({"job": job(**OPEN), "failure": failed()},
      "tick runs next in 4m (12:04:00 UTC), as a probe: its breaker is open after 5 errors in a row, the last: "
-     "ValueError: no such city (run 17)"),
+     "ValueError: no such city (run 17); once that is mended, geckosched trigger tick tries it now"),
     ({"job": job(**{**OPEN, "consecutive_errors": 1}), "failure": failed(Outcome.TIMED_OUT)},
      "tick runs next in 4m (12:04:00 UTC), as a probe: its breaker is open after 1 error, the last: "
-     "timed out: ValueError: no such city (run 17)"),
+     "timed out: ValueError: no such city (run 17); once that is mended, geckosched trigger tick tries it now"),
     ({"job": job(retry_at=ahead(240), next_run_at=ahead(240)), "rate_limits": 2,
       "last_run": run(outcome=Outcome.RATE_LIMITED, detail="retry after 240 s")},
      "tick runs next in 4m (12:04:00 UTC): its service asked for a pause 2 times in a row, "
@@ -562,6 +562,18 @@ def test_a_trigger_says_why_it_waits_where_this_process_runs_it() -> None:
 def test_an_unknown_job(asked: str, said: str) -> None:
     result = invoke("why", asked)
     assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"geckosched: {said}\n")
+
+
+@pytest.mark.usefixtures("fake_plugin")
+def test_an_unknown_job_where_there_is_none(store_path: Path) -> None:
+    """Nothing can be meant, which is said; in a store without a job by every command."""
+    Path("geckosched.toml").write_text('[plugins]\ndisable = ["fake"]\n', encoding="utf-8")
+    with CollectionScheduler(SchedulerConfig(database=store_path)):
+        pass
+    for word, *more in (["why"], *([each, "--database", str(store_path)] for each in ("why", "status", "disable"))):
+        result = invoke(word, "ships", *more)
+        said = 'geckosched: job "ships" is not known: there are no jobs yet\n'
+        assert (result.exit_code, result.stdout, result.stderr) == (2, "", said)
 
 
 def test_a_part_of_an_id_is_enough_for_a_hint() -> None:
