@@ -241,6 +241,7 @@ class Secrets:
     nothing is looked for."""
 
     LEAST = 6  # characters; what is shorter would be found everywhere
+    MOST = 10_000  # ... of all the ways to write more a search takes seconds to make
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         self._values: frozenset[str] = frozenset()
@@ -266,8 +267,8 @@ class Secrets:
     def _checked(self, value: str) -> str:
         if not isinstance(value, str):
             raise ConfigError(f"secrets: found {type(value).__name__}, allowed are texts")
-        if (length := len(value.strip())) < self.LEAST:
-            raise ConfigError(f"secrets: found one of {length} characters, allowed are {self.LEAST} and more")
+        if not self.LEAST <= (length := len(value.strip())) <= self.MOST:
+            raise ConfigError(f"secrets: found one of {length:,} characters, allowed are {self.LEAST} to {self.MOST:,}")
         return value
 
     def hide(self, text: str) -> str:

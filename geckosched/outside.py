@@ -226,8 +226,8 @@ def _read_secret(value: str, folder: Path, environ: Mapping[str, str]) -> str:
     except (ValueError, RuntimeError) as error:  # a NUL in its name, no home
         raise ConfigError(str(error)) from error
     text = text if kind == "env" else re.sub(r"\r?\n\Z", "", text)
-    if (length := len(text.strip())) < Secrets.LEAST:
-        raise ConfigError(f"a secret of {length} characters, allowed are {Secrets.LEAST} and more")
+    if not Secrets.LEAST <= (length := len(text.strip())) <= Secrets.MOST:
+        raise ConfigError(f"a secret of {length:,} characters, allowed are {Secrets.LEAST} to {Secrets.MOST:,}")
     return text
 
 

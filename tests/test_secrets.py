@@ -96,7 +96,7 @@ def test_each_line_of_a_secret_is_one() -> None:
 @pytest.mark.parametrize(("value", "count"), [("", 0), ("short", 5), ("  abcd\n ", 4)])
 def test_what_is_too_short_is_refused_without_showing_it(value: str, count: int) -> None:
     """Five characters would be found everywhere, blanks don't count."""
-    with pytest.raises(ConfigError, match=f"^secrets: found one of {count} characters, allowed are 6 and more$"):
+    with pytest.raises(ConfigError, match=f"^secrets: found one of {count} characters, allowed are 6 to 10,000$"):
         SchedulerConfig(secrets=("long enough", value))
 
 
@@ -343,7 +343,8 @@ def test_a_number_in_a_secret_is_one(schedule: Schedule) -> None:
     [
         ('key = "env:NONE"', "[collectors.keyed] key: env:NONE: no variable has this name"),
         ('key = "env:"', "[collectors.keyed] key: env:: the name of a variable is missing"),
-        ('key = "env:SHORT"', "[collectors.keyed] key: env:SHORT: a secret of 3 characters, allowed are 6 and more"),
+        ('key = "env:SHORT"', "[collectors.keyed] key: env:SHORT: a secret of 3 characters, allowed are 6 to 10,000"),
+        ('key = "file:b"', "[collectors.keyed] key: file:b: a secret of 20,000 characters, allowed are 6 to 10,000"),
         ('key = "env:BYTES"', "[collectors.keyed] key: env:BYTES: not UTF-8 text"),
         ('key = "file:none"', "[collectors.keyed] key: file:none: No such file or directory"),
         ('key = "file:."', "[collectors.keyed] key: file:.: Is a directory"),
@@ -357,6 +358,7 @@ def test_a_number_in_a_secret_is_one(schedule: Schedule) -> None:
 def test_a_secret_that_cannot_be_read_is_one_line(schedule: Schedule, text: str, said: str) -> None:
     """File, table, key, and what is wrong; no part of it is shown."""
     Path("etc/bytes").write_bytes(b"\xff\xfe123456")
+    Path("etc/b").write_text("x" * 20_000, encoding="utf-8")
     environ = {"SHORT": " abc ", "BYTES": "\udcff123456"}
     assert refused(schedule, f"[collectors.keyed]\n{text}", **environ) == f"etc/geckosched.toml: {said}"
 
