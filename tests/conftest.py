@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,17 +81,36 @@ def new_scheduler(store_path: Path) -> Iterator[NewScheduler]:
 
 
 @contextmanager
-def without_the_right_to_write(folder: Path) -> Iterator[None]:
-    """Make a folder read-only, and be somebody whom that stops if root runs the tests."""
-    mode, was = folder.stat().st_mode, os.geteuid()
-    folder.chmod(0o555)
+def an_unprivileged_user() -> Iterator[None]:
+    """Be somebody whom file modes stop, also where root runs the tests."""
+    was = os.geteuid()
     if was == 0:
         os.seteuid(65_534)
     try:
         yield
     finally:
         os.seteuid(was)
+
+
+@contextmanager
+def without_the_right_to_write(folder: Path) -> Iterator[None]:
+    """Make a folder read-only, and be somebody whom that stops."""
+    mode = folder.stat().st_mode
+    folder.chmod(0o555)
+    try:
+        with an_unprivileged_user():
+            yield
+    finally:
         folder.chmod(mode)
+
+
+@contextmanager
+def locked(store: Path) -> Iterator[None]:
+    """Hold a store's write lock, as a backup or another program does."""
+    with closing(sqlite3.connect(store, isolation_level=None)) as foreign:
+        foreign.execute("BEGIN IMMEDIATE")
+        yield
+        foreign.execute("ROLLBACK")
 
 
 @pytest.fixture

@@ -7,9 +7,6 @@ the leader is a scheduler of this process; its clock, which is the heartbeat's, 
 from __future__ import annotations
 
 import re
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,7 +14,7 @@ import pytest
 
 from geckosched import Batch, CollectionScheduler, RunContext, collector
 from geckosched.testing import FakeClock
-from tests.conftest import NewScheduler
+from tests.conftest import NewScheduler, locked
 from tests.shell import invoke
 from tests.test_hooks import job
 from tests.test_scheduler import until
@@ -34,15 +31,6 @@ def check(store: Path, *words: str) -> tuple[int, str]:
     assert result.stdout
     said = [line for line in result.stderr.splitlines() if line.startswith("geckosched: ")]
     return result.exit_code, "\n".join(said).removeprefix("geckosched: ")
-
-
-@contextmanager
-def locked(store: Path) -> Iterator[None]:
-    """Hold the store's write lock, as another program may."""
-    with closing(sqlite3.connect(store, isolation_level=None)) as foreign:
-        foreign.execute("BEGIN IMMEDIATE")
-        yield
-        foreign.execute("ROLLBACK")
 
 
 @collector("good", every="1d")

@@ -8,16 +8,16 @@ shows what can be shown all the same, and changes nothing on disk.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from geckosched.core import Store
+from tests.conftest import an_unprivileged_user
 from tests.schemas import add_job, first_schema, written_by_a_newer_version
 from tests.shell import PLUGIN, geckosched, invoke
 
@@ -234,18 +234,6 @@ def test_a_place_that_is_not_there(place: str) -> None:
         said = answers(scene, database="no/where")
         assert "(not there yet)" in said["status"]
         assert "not there" in invoke("status", "--database", "no/where").stderr
-
-
-@contextmanager
-def an_unprivileged_user() -> Iterator[None]:
-    """Be somebody whom file modes stop, also where root runs the tests."""
-    was = os.geteuid()
-    if was == 0:
-        os.seteuid(65_534)
-    try:
-        yield
-    finally:
-        os.seteuid(was)
 
 
 @pytest.mark.usefixtures("fake_plugin")

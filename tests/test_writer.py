@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from geckosched import (
     collector,
 )
 from geckosched.core import CommitRows, Ending, Execution, Lead, Message, Statements, Store, Writer, row_groups
+from tests.conftest import locked
 
 Seen = Callable[..., list[Any]]
 
@@ -91,15 +92,6 @@ class Busy(Rows):
             error = sqlite3.OperationalError("database is locked")
             error.sqlite_errorcode = sqlite3.SQLITE_BUSY
             raise error
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the write lock, as a backup or another program does."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-        connection.execute("ROLLBACK")
 
 
 def put(writer: Writer, *messages: Message) -> None:
